@@ -1,14 +1,11 @@
 """Make sweeps of real checkpoints without training, as sources of exports and models."""
 
-from functools import partial
-
 import torch
 from safetensors.torch import save_file
 
 from orchestrator.config.loader import load
 from orchestrator.data.dataset import read_summary
 from orchestrator.data.prepare import prepare
-from orchestrator.export.export import export_program
 from orchestrator.models.build import build
 from orchestrator.models.network import Network
 from orchestrator.store.records import Sweep, Trial
@@ -62,12 +59,7 @@ def with_student(sweep: Sweep, number: int, accuracy: float) -> Trial:
 def track(store: Store, sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log the end of these trials, and then of the sweep, as a driver does."""
     sweep.state = "running"
-    tracker = Tracker(
-        store,
-        sweep,
-        [str(digit) for digit in range(10)],
-        partial(export_program, store, sweep.name),
-    )
+    tracker = Tracker(store, sweep, [str(digit) for digit in range(10)])
     for trial in trials:
         tracker.trial_started(trial)
         tracker.trial_reported(trial, trial.epochs, trial.metrics)

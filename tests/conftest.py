@@ -23,7 +23,8 @@ from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import write_json
 from orchestrator.teacher.card import CARD
 from orchestrator.teacher.frozen import WEIGHTS
-from orchestrator.tracking import model_registry, overrides, schema
+from orchestrator.tracking import _writer, model_registry, overrides, schema
+from tests.writer_thread import WriterThread
 
 torch.set_num_threads(1)
 
@@ -36,6 +37,12 @@ Initialize = Callable[[Path, Path], None]
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable the registration of models, which takes seconds each; tests of models enable it."""
     monkeypatch.setattr(model_registry, "KINDS", ())
+
+
+@pytest.fixture(autouse=True)
+def writer_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write to MLflow from a thread: a process imports MLflow for seconds; its tests start one."""
+    monkeypatch.setattr(_writer, "start_process", WriterThread)
 
 
 @pytest.fixture(autouse=True)

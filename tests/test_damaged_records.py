@@ -25,7 +25,7 @@ from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.sweep._reconcile import LOST
 from orchestrator.sweep.comparison.record import Comparison, comparison_folder
 from orchestrator.sweep.driver import repair_records
-from orchestrator.tracking._outbox import Outbox
+from orchestrator.tracking._outbox import Outbox, OutboxReader
 from orchestrator.tracking._runs import RUN_IDS, RUNS, Runs
 from orchestrator.tracking._writes import LogPoints, RunProgress
 from tests.mutated import WAYS, destroy, mutations, replace_value
@@ -413,11 +413,10 @@ def test_an_invalid_line_of_the_outbox_is_skipped(what: str, tmp_path: Path) -> 
     Outbox(file).close()
     with file.open("a") as stream:
         stream.write("".join(json.dumps(line) + "\n" for line in (bad, good)))
-    outbox = Outbox(file)
-    assert [write is not None for _, write in outbox.peek()] == [
-        False,
-        True,
-    ] and outbox.run_progress == {"0": RunProgress(epoch=1)}
+    outbox, reader = Outbox(file), OutboxReader(file)
+    assert [write is not None for _, write in reader.peek()] == [False, True]
+    assert outbox.run_progress == {"0": RunProgress(epoch=1)}
+    reader.close()
     outbox.close()
 
 

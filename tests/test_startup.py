@@ -55,6 +55,19 @@ sweep, prepared = create_run(store, configuration, folder, "sweep", True, print)
 assert prepared.data.is_dir() and "torch" in sys.modules
 print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
 """
+WHOLE_SWEEP = """
+import sys
+from orchestrator.cli.app import app
+
+settings = ["data.limit.train=64", "data.limit.validation=60", "data.limit.test=60"]
+settings += ["method.name=kd", "teacher.training.epochs=1", "training.epochs=1", "search.trials=1"]
+words = [word for setting in settings for word in ("--set", setting)]
+try:
+    app(["sweep", "--local", "--store", sys.argv[1], "--name", "first", *words])
+except SystemExit as end:
+    assert not end.code
+print(",".join(name for name in sys.argv[2].split(",") if name in sys.modules))
+"""
 WORKER = """
 import sys
 from orchestrator.training.execute import execute
@@ -118,6 +131,11 @@ print(json.dumps(["torch" in sys.modules, drawn, facts, sweep.described, notes])
         ),
         pytest.param(
             CHECKED, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="after the checks of a sweep"
+        ),
+        pytest.param(
+            WHOLE_SWEEP,
+            "mlflow,sqlalchemy,alembic,matplotlib,ray",
+            id="in the driver of a sweep, to its end",
         ),
         pytest.param(WORKER, f"{COMPILER},{PICTURES},{TABLES},{ENGINES}", id="in a worker"),
     ],

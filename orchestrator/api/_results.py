@@ -4,7 +4,6 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from orchestrator.api._tables import (
 from orchestrator.config.objectives import list_objectives
 from orchestrator.config.trial import apply
 from orchestrator.core.errors import ConfigurationError, PreflightError
-from orchestrator.export.export import Exported, export, export_program
+from orchestrator.export.export import Exported, export
 from orchestrator.export.loading import load_predictions
 from orchestrator.export.predict import Picture, probabilities
 from orchestrator.extensions.record import require_code
@@ -326,8 +325,7 @@ def compare(
                 )
             else:
                 comparison = _reopen_comparison(store, resume, methods, seeds)
-            ship = partial(_ship, store)
-            seed_sweep = run_comparison(store, comparison, console, ship_of=ship)
+            seed_sweep = run_comparison(store, comparison, console)
         except KeyboardInterrupt:
             again = f"continue with resume={comparison.name!r}" if comparison else "start it again"
             raise KeyboardInterrupt(f"the comparison was interrupted: {again}") from None
@@ -340,10 +338,6 @@ def compare(
         if reason := write_result(store, comparison, outcome, seed_sweep):
             make_note_printer(console)(f"not logged to MLflow: {reason}")
     return Comparison(comparison.name, outcome)
-
-
-def _ship(store: Store, name: str) -> Any:
-    return partial(export_program, store, name)
 
 
 def _reopen_comparison(

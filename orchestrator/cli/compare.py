@@ -3,7 +3,6 @@
 import contextlib
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -139,14 +138,11 @@ def _create_comparison(
 
 
 def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
-    from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
     again = f"{program_name()} compare --resume {comparison.name}{store.option}"
     try:
-        seed_sweep = run_comparison(
-            store, comparison, console, ship_of=lambda name: partial(export_program, store, name)
-        )
+        seed_sweep = run_comparison(store, comparison, console)
     except KeyboardInterrupt:
         # a second interrupt must not suppress the resume command
         with contextlib.suppress(KeyboardInterrupt):

@@ -50,6 +50,15 @@ class DriverProcesses:
 DRIVER_PROCESSES = RecordSchema[DriverProcesses](DriverProcesses)
 
 
+_exempted: set[psutil.Process] = set()
+
+
+def exempt(pid: int) -> None:
+    """Leave a child of this process, and those below it, to itself at the end of a run."""
+    with contextlib.suppress(psutil.Error):  # it has ended already
+        _exempted.add(psutil.Process(pid))
+
+
 @contextlib.contextmanager
 def record_descendants(folder: Path) -> Iterator[None]:
     """Record the processes of a run, which are below this one, in a file of the folder.
@@ -113,17 +122,17 @@ class Descendants:
 
     def refresh(self) -> list[psutil.Process]:
         """Return the processes that live now."""
-        ignored = {
-            *self.others,
-            *(each for child in self.others for each in _list_descendants(child)),
-        }
+        others = {*self.others, *_exempted}
+        ignored = others | {each for child in others for each in _list_descendants(child)}
         for process in _list_descendants(self.driver):
             if process in ignored or process in self.records:
                 continue
             if note := _identify(process):
                 self.records[process] = note
         self.records = {
-            process: note for process, note in self.records.items() if _is_alive(process)
+            process: note
+            for process, note in self.records.items()
+            if process not in ignored and _is_alive(process)
         }
         return list(self.records)
 

@@ -292,6 +292,10 @@ class Sweep(SweepRecord):
         for name in (FILE, COPY):
             SWEEP.keep(self.folder / name, self._plain)
 
+    def text(self) -> str:
+        """Return the content of the sweep's own file."""
+        return SWEEP.text(self._plain())
+
     def _plain(self) -> dict[str, Any]:
         own = {each.name: getattr(self, each.name) for each in fields(SweepRecord)}
         return own | {"configuration": self.configuration.plain()}

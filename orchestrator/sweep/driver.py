@@ -1,7 +1,7 @@
 """Run a sweep or a single training in the driver, from its record in the store to its end.
 
-Order: Ray starts, the worker groups start, the teacher is acquired, the trials run. MLflow writes
-in its own thread meanwhile.
+Order: Ray starts, the worker groups start, the teacher is acquired, the trials run. MLflow is
+written by a process of its own meanwhile.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import list_methods
@@ -34,9 +34,6 @@ from orchestrator.teacher.access import TeacherAccess
 from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
 from orchestrator.teacher.card import CARD, TEACHER
 
-if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import ExportProgram
-
 MLFLOW_S = 10.0  # for unsent records, after an interruption
 
 
@@ -49,7 +46,6 @@ def run_sweep(
     local_processes: int = 0,
     resume: bool = False,
     shared_groups: SharedGroups | None = None,
-    ship: "ExportProgram | None" = None,
     facts: RunFacts | None = None,
 ) -> None:
     """Run a sweep to its end on prepared data.
@@ -63,7 +59,6 @@ def run_sweep(
         local_processes: Number of processes that train without Ray, 1 for this one; 0 with Ray.
         resume: Reconcile the records first. If the sweep has finished, send them to MLflow.
         shared_groups: Worker groups of the caller; without them the sweep starts its own.
-        ship: Exports a student, so that the best one can be registered in MLflow.
         facts: Facts of the run; None: they are found here, which imports torch.
 
     Raises:
@@ -84,7 +79,7 @@ def run_sweep(
             if sweep.ranked():  # its driver failed after the last trial had ended
                 sweep.state = "finished"
                 sweep.save()
-            flush_tracking(sweep, store, data, display, ship)
+            flush_tracking(sweep, store, data, display)
         else:
             _run_trials_and_track(
                 sweep,
@@ -95,7 +90,6 @@ def run_sweep(
                 local_processes,
                 resume,
                 shared_groups,
-                ship,
                 facts or find_facts(store, sweep.configuration, sweep.kind, data),
             )
 
@@ -149,13 +143,11 @@ def is_finished(sweep: Sweep) -> bool:
     )
 
 
-def flush_tracking(
-    sweep: Sweep, store: Store, data: Path, display: RunDisplay, ship: "ExportProgram | None" = None
-) -> None:
+def flush_tracking(sweep: Sweep, store: Store, data: Path, display: RunDisplay) -> None:
     """Send the missing records of a finished sweep to MLflow."""
     from orchestrator.tracking.tracker import Tracker
 
-    tracker, state = Tracker(store, sweep, read_summary(data).classes, ship), sweep.state
+    tracker, state = Tracker(store, sweep, read_summary(data).classes), sweep.state
     events = Events(sweep, [display])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     with stoppable():
@@ -171,7 +163,6 @@ def _run_trials_and_track(
     local_processes: int,
     resume: bool,
     shared_groups: SharedGroups | None,
-    ship: "ExportProgram | None",
     facts: RunFacts,
 ) -> None:
     from orchestrator.tracking.tracker import Tracker
@@ -179,7 +170,7 @@ def _run_trials_and_track(
     started = time.monotonic()
     sweep.state = "running"
     sweep.save()
-    tracker = Tracker(store, sweep, read_summary(data).classes, ship)
+    tracker = Tracker(store, sweep, read_summary(data).classes)
     events = Events(sweep, [tracker, display])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
     state, interrupted = "", False

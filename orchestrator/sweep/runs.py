@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.checks import check_new, check_resume, run_check
 
 if TYPE_CHECKING:
-    from orchestrator.export.settings import ExportSettings
     from orchestrator.reporting.terminal.progress import Display
     from orchestrator.sweep.preflight.prepared import Prepared
 
@@ -222,17 +220,9 @@ def execute_run(
             display,
             local_processes,
             resume,
-            ship=partial(_export_program, store, sweep.name),
             facts=prepared.facts,
         )
     return display
-
-
-def _export_program(store: Store, name: str, trial: int, letter: str, to: Path) -> "ExportSettings":
-    """Export a student as a program; its modules are imported at the end of a run."""
-    from orchestrator.export.export import export_program
-
-    return export_program(store, name, trial, letter, to)
 
 
 def has_unfinished_trials(sweep: Sweep) -> bool:

@@ -1,4 +1,4 @@
-"""Perform each kind of write on the runs of a sweep in MLflow, in the writer's thread.
+"""Perform each kind of write on the runs of a sweep in MLflow, in the process that sends them.
 
 A run is identified by its key: `parent`, `7` for a trial, `7/b` for a student of it. The sweep's
 folder holds the MLflow ids, and tags record the owner. So a run is found again after its process
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.schema import LETTERS, Configuration
-from orchestrator.config.uris import database_file, database_uri, scheme_of
+from orchestrator.config.uris import database_file, scheme_of
 from orchestrator.core.program import program_name
 from orchestrator.reporting.figures import trial
 from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
@@ -23,9 +23,11 @@ from orchestrator.store.record_file import DamagedRecordError, RecordSchema
 from orchestrator.store.records import Sweep
 from orchestrator.store.retained_weights import trials_with_weights
 from orchestrator.store.store import Store, set_aside
-from orchestrator.tracking._client import OUTBOX, status_of
+from orchestrator.tracking._client import status_of
 from orchestrator.tracking._description import NOTE, RUN
+from orchestrator.tracking._outbox import OUTBOX
 from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
+from orchestrator.tracking._values import PARENT, tracking_uri
 from orchestrator.tracking._writes import (
     CloseRun,
     LogDataset,
@@ -42,7 +44,6 @@ from orchestrator.tracking._writes import (
 )
 from orchestrator.tracking.model_registry import ExportProgram, register
 
-PARENT = "parent"
 RUNS = "mlflow.json"  # file in the sweep's folder with the ids of its runs
 RUN_IDS = RecordSchema[dict[str, str]](dict[str, str])
 log = logging.getLogger(__name__)
@@ -54,7 +55,13 @@ OWNER, KEY = "sweep.id", "sweep.key"  # tags that identify a run
 class Runs:
     """Performer of writes for the runs of a sweep.
 
-    The callback `notify` receives notes about the location of the runs.
+    Args:
+        store: The store of the sweep.
+        sweep: The sweep.
+        classes: The names of the classes, for the figures.
+        export_program: Exports a student; without it no model is registered.
+        notify: Receives notes about the location of the runs.
+        update_trials: Reads the trials of the sweep again, if another process writes them.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class Runs:
         sweep: Sweep,
         classes: Sequence[str] = (),
         export_program: ExportProgram | None = None,
+        notify: Callable[[str], None] = log.warning,
+        update_trials: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.sweep = sweep
@@ -71,7 +80,7 @@ class Runs:
         self.artifacts: Path | None = None
         if scheme_of(tracking_uri(store, sweep.configuration)) in DATABASES:
             self.artifacts = store.artifacts
-        self.notify: Callable[[str], None] = log.warning
+        self.notify, self.update_trials = notify, update_trials
         self.fonts = store.root / "fonts"
         self.file = sweep.folder / RUNS
         self.owner = f"{sweep.name} {sweep.started!r}"
@@ -85,10 +94,9 @@ class Runs:
                 self.ids = RUN_IDS.read(self.file)
             except DamagedRecordError as error:
                 self.ids_incomplete = True
-                log.warning(
-                    "%s: the file was renamed to %s, and the runs are searched by their tags",
-                    error,
-                    set_aside(self.file).name,
+                notify(
+                    f"{error}: the file was renamed to {set_aside(self.file).name}, and the runs "
+                    f"are searched by their tags"
                 )
         self.kinds: dict[type[Any], Callable[[Any, Any], None]] = {
             LogParams: self._params,
@@ -325,6 +333,7 @@ class Runs:
         """
         which = self.sweep.configuration.tracking.figures
         if which == "kept" and self.sweep.kind == "sweep":
+            self.update_trials()
             return write.complete and int(write.run) in trials_with_weights(self.sweep)
         return which != "none"
 
@@ -377,14 +386,6 @@ class Runs:
             for name, content in drawn.items():
                 Path(folder, f"{name}.png").write_bytes(content)
             client.log_artifacts(run, folder, FIGURES)
-
-
-def tracking_uri(store: Store, configuration: Configuration) -> str:
-    """Return the URI that runs are written to: the configured server, or SQLite in the store.
-
-    Use a server for many concurrent writers, which would get "database is locked" from SQLite.
-    """
-    return configuration.tracking.uri or database_uri(store.database)
 
 
 def relocate(store: Store, configuration: Configuration) -> list[str]:

@@ -6,9 +6,12 @@ from typing import Any
 
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
+from orchestrator.config.uris import database_uri
 from orchestrator.core.errors import ConfigurationError
+from orchestrator.store.store import Store
 from orchestrator.tracking._writes import Point
 
+PARENT = "parent"  # key of the run of a sweep
 SETTING = "setting/"  # prefix of metrics and tags for settings that a weight transfer changes
 
 
@@ -71,3 +74,11 @@ def apply_or_base(configuration: Configuration, parameters: Mapping[str, Any]) -
         return apply(configuration, parameters)
     except ConfigurationError:
         return configuration
+
+
+def tracking_uri(store: Store, configuration: Configuration) -> str:
+    """Return the URI that runs are written to: the configured server, or SQLite in the store.
+
+    Use a server for many concurrent writers, which would get "database is locked" from SQLite.
+    """
+    return configuration.tracking.uri or database_uri(store.database)

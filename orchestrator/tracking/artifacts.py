@@ -12,7 +12,8 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.tracking._client import connect, short_message
-from orchestrator.tracking._runs import PARENT, RUN_IDS, RUNS, log_points, relocate, tracking_uri
+from orchestrator.tracking._runs import RUN_IDS, RUNS, log_points, relocate
+from orchestrator.tracking._values import PARENT, tracking_uri
 
 
 def log_to_sweep(

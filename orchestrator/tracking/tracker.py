@@ -12,7 +12,6 @@ from dataclasses import replace
 from orchestrator.config.objectives import describe_objective
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.core.program import program_name
 from orchestrator.core.provenance import describe
 from orchestrator.data.dataset import DataSummary, read_summary
 from orchestrator.extensions.loading import loaded_files
@@ -23,17 +22,18 @@ from orchestrator.store.store import Store
 from orchestrator.teacher.quality import ACCURACY
 from orchestrator.tracking import _description as described
 from orchestrator.tracking import model_registry
-from orchestrator.tracking._client import Writer
 from orchestrator.tracking._machine import Machine
-from orchestrator.tracking._runs import PARENT, Runs, tracking_uri
 from orchestrator.tracking._values import (
+    PARENT,
     apply_or_base,
     flatten,
     now_ms,
     setting_points,
     setting_tags,
     split_by_run,
+    tracking_uri,
 )
+from orchestrator.tracking._writer import make_writer
 from orchestrator.tracking._writes import (
     CloseRun,
     LogDataset,
@@ -73,27 +73,15 @@ class Tracker:
         store: The store of the sweep.
         sweep: The sweep.
         classes: The names of the classes, for the figures.
-        export_program: Callable that exports a student; without it no model is registered.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        sweep: Sweep,
-        classes: Sequence[str] = (),
-        export_program: model_registry.ExportProgram | None = None,
-    ) -> None:
+    def __init__(self, store: Store, sweep: Sweep, classes: Sequence[str] = ()) -> None:
         self.store, self.sweep, self.data = store, sweep, _data(sweep)
         self.uri = tracking_uri(store, sweep.configuration)
         self.letters = tuple(sweep.configuration.students) if sweep.configuration.peers else ()
-        self.registers_model = export_program is not None and sweep.kind in model_registry.KINDS
-        self.runs = Runs(store, sweep, classes, export_program)
-        resume = f"{program_name()} sweep --resume {sweep.name}{store.option}"
-        prepare = model_registry.import_compiler if self.registers_model else lambda: None
-        self.writer = Writer(
-            self.uri, sweep.folder, self.runs.perform, self.runs.is_open, resume, prepare
-        )
-        new = self.writer.writes.outbox.new
+        self.registers_model = sweep.kind in model_registry.KINDS
+        self.writer = make_writer(store, sweep, self.uri, classes, self.registers_model)
+        new = self.writer.writes.new
         self.machine = Machine(store.root, self._progress(PARENT).measured or 0)
         if sweep.state == "running":
             self._open_parent()
@@ -115,7 +103,7 @@ class Tracker:
             notify_pending: Receives notes that hold until MLflow has everything.
             settled: Called when MLflow has everything.
         """
-        self.writer.notify = self.runs.notify = notify
+        self.writer.notify = notify
         self.writer.notify_pending, self.writer.settled = notify_pending or notify, settled
         for text in unused_variables(self.uri):
             notify(text)

@@ -28,7 +28,6 @@ class Here:
         self.interrupted_in = interrupted_in
         self.conducted: list[tuple[str, bool]] = []  # names of the sweeps, and their `resume` flags
         self.trained: list[str] = []
-        self.shipped: list[Any] = []  # export functions of the sweeps
 
     def conduct(
         self,
@@ -39,12 +38,10 @@ class Here:
         show: Any,
         resume: bool = False,
         shared_groups: Any = None,
-        ship: Any = None,
     ) -> None:
         """Run the sweep to its end or its interruption."""
         assert teacher_access is not None and shared_groups == SHARED_GROUPS
         self.conducted.append((sweep.name, resume))
-        self.shipped.append(ship)
         teacher, _, _ = acquire_teacher(
             store, sweep.configuration, data, LocalDispatcher(), show.teacher_epoch
         )

@@ -17,7 +17,7 @@ import pytest
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.tracking import _client as writing
+from orchestrator.tracking import _sender as sending
 from orchestrator.tracking._runs import RUN_IDS
 from orchestrator.tracking.tracker import Tracker
 
@@ -106,7 +106,7 @@ def test_every_metric_point_arrives_once_and_in_order(
 ) -> None:
     from mlflow import MlflowClient
 
-    monkeypatch.setattr(writing, "LONGEST_RETRY_S", 1.0)
+    monkeypatch.setattr(sending, "LONGEST_RETRY_S", 1.0)
     store = Store.open(tmp_path / "store")
     configuration = load(None, ["project=tests", f"tracking.uri={server.uri}", "search.trials=3"])
     sweep = Sweep.create(store.sweep("mine"), configuration, "sweep")
@@ -138,10 +138,10 @@ def test_every_metric_point_arrives_once_and_in_order(
     server.kill()
     train(first, 0, range(6, 11))
     train(first, 1, range(1, 21), "complete")
-    wait_for(lambda: first.writer.writes.tries > 1)
-    first.writer.given_up.set()  # the driver is killed too
-    first.writer.writes.outbox.close()
-    first.writer.files.outbox.close()
+    wait_for(lambda: first.writer.failing)
+    first.writer._end_process()  # the driver is killed too
+    first.writer.writes.close()
+    first.writer.files.close()
     server.start()
     second = driver()
     assert second.writer.unsent > 5
@@ -149,7 +149,7 @@ def test_every_metric_point_arrives_once_and_in_order(
     server.kill()
     train(second, 0, range(13, 16), "complete")
     train(second, 2, range(1, 4), "stopped_early")
-    wait_for(lambda: second.writer.writes.tries > 1)
+    wait_for(lambda: second.writer.failing)
     server.start()
     assert second.close("finished", timeout=300) == 0
     assert sum("cannot be written to" in text for text in messages) == 2

@@ -12,7 +12,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json
 from orchestrator.teacher.quality import read_quality
 from orchestrator.tracking._description import description
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from tests.sweep_runs import RunSweep, Watch
 
 GIVEN = (

@@ -20,7 +20,7 @@ from orchestrator.core.errors import ConfigurationError, UserError
 from orchestrator.reporting.importance import SHUFFLES, importance, pages
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 UNIT = FloatDistribution(0.0, 1.0)

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.tracking import _client as writing
+from orchestrator.tracking import _writer as writing
 from orchestrator.tracking.tracker import Tracker
 
 SECRET = "sesame-42"

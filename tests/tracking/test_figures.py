@@ -17,7 +17,7 @@ from orchestrator.reporting.figures import _epochs as epochs
 from orchestrator.reporting.figures import trial as figures
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 Arrays = dict[str, NDArray[Any]]

@@ -19,7 +19,7 @@ from orchestrator.reporting.figures import trial as figures
 from orchestrator.reporting.figures._figure import VERMILLION
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.training.metric_names import WEIGHT_RANGE
 from tests.tracking.test_figures import lines, traced, write

@@ -14,7 +14,7 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.tracking._client import connect
 from orchestrator.tracking._relocation import missing_artifacts, relocate_artifacts
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 ODD = "my%20runs o?f #1 it's"

@@ -14,7 +14,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, read_json
 from orchestrator.tracking import model_registry
 from orchestrator.tracking._client import connect
-from orchestrator.tracking._runs import tracking_uri
+from orchestrator.tracking._values import tracking_uri
 from tests.checkpointed import start_sweep, student, track, with_student
 
 NAME = "tests-mine"

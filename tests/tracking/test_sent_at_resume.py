@@ -15,7 +15,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep import driver as module
 from orchestrator.sweep.driver import is_finished, run_sweep
 from orchestrator.sweep.events import Events
-from orchestrator.tracking import _client as writing
+from orchestrator.tracking import _sender as sending
+from orchestrator.tracking import _writer as writing
 from orchestrator.tracking.tracker import Tracker
 from tests.sweep_runs import Watch
 
@@ -27,14 +28,14 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     data = prepare(configuration.data, digits_store, 0)
     sweep = Sweep.create(tracked_store.sweep("mine"), configuration, "sweep")
     trial = Trial(0, {"temperature": 2.0}, state="running")
-    for name in ("RETRY_S", "STALL_S"):
-        monkeypatch.setattr(writing, name, 0.0)
-    connect = writing.connect
+    monkeypatch.setattr(sending, "RETRY_S", 0.0)
+    monkeypatch.setattr(writing, "STALL_S", 0.0)
+    connect = sending.connect
 
     def away(uri: str) -> Any:
         raise ConnectionError("down")
 
-    monkeypatch.setattr(writing, "connect", away)
+    monkeypatch.setattr(sending, "connect", away)
     tracker, watch = Tracker(tracked_store, sweep), Watch()
     events = Events(sweep, [watch])
     tracker.listen(events.note, events.note_pending, events.clear_pending_notes)
@@ -53,7 +54,7 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     assert noted == watch.notes and len(noted) > 2, "the record shows the unsent writes meanwhile"
     assert is_finished(sweep)
 
-    monkeypatch.setattr(writing, "connect", connect)
+    monkeypatch.setattr(sending, "connect", connect)
     monkeypatch.setattr(
         module, "open_own_groups", lambda *arguments: pytest.fail("nothing is to be trained")
     )

@@ -11,8 +11,8 @@ from orchestrator.config.loader import load
 from orchestrator.reporting.figures import trial as figures
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.tracking._runs import RUN_IDS, tracking_uri
-from orchestrator.tracking._values import split_by_run
+from orchestrator.tracking._runs import RUN_IDS
+from orchestrator.tracking._values import split_by_run, tracking_uri
 from orchestrator.tracking.tracker import Tracker
 from tests.pairs import metrics_of, peer_method
 from tests.tracking.test_figures import class_arrays, traced, unsure, write
@@ -34,7 +34,7 @@ def tracked(sweep: Sweep, *trials: Trial, ended: str = "finished") -> None:
     """Log one epoch of each trial and its end, as a driver does."""
     tracker = Tracker(Store(sweep.folder.parent.parent), sweep)
     for trial in trials:
-        sweep.trials[trial.number] = trial
+        sweep.save_trial(trial)
         tracker.trial_started(trial)
         if trial.metrics:
             tracker.trial_reported(trial, trial.epochs, trial.metrics)

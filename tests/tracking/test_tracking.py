@@ -9,8 +9,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.provenance import describe
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json, write_json
-from orchestrator.tracking._runs import tracking_uri
-from orchestrator.tracking._values import flatten
+from orchestrator.tracking._values import flatten, tracking_uri
 from orchestrator.tracking.tracker import Tracker
 
 
@@ -178,12 +177,9 @@ def all_runs(store: Store, sweep: Sweep) -> list[tuple[str, str]]:
 
 def die(tracker: Tracker) -> None:
     """End the process: nothing more is sent or written."""
-    tracker.writer.given_up.set()
-    tracker.writer.wake.set()
-    tracker.writer.writes.outbox.close()
-    tracker.writer.files.outbox.close()
-    if tracker.writer.started:
-        tracker.writer.thread.join(30)
+    tracker.writer._end_process()
+    tracker.writer.writes.close()
+    tracker.writer.files.close()
 
 
 def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: Store) -> None:
@@ -209,7 +205,7 @@ def test_what_a_killed_driver_left_is_written_once_and_in_order(tracked_store: S
     assert history(store, sweep, "0", "validation/accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3)]
     (sweep.folder / "mlflow.json").write_text('{"parent": "0')  # in the middle of a write
     die(driver(4))
-    (sweep.folder / "mlflow.json").unlink()
+    (sweep.folder / "mlflow.json").unlink(missing_ok=True)
     for each, state in ((trial, "complete"), (other, "failed")):
         each.state, each.value, each.epochs = state, 0.4, 4  # type: ignore[assignment]
         # killed before the tracker received it; it never received the other one

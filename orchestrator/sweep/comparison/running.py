@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 
@@ -33,25 +33,14 @@ from orchestrator.sweep.space_snapshot import (
 )
 from orchestrator.teacher.moved import carry_teacher_over
 
-if TYPE_CHECKING:
-    from orchestrator.tracking.model_registry import ExportProgram
-
 ENDED = ("finished", "failed")
-ShipOf = Callable[
-    [str], "ExportProgram"
-]  # returns the export of students of the sweep of that name
 
 
-def run_comparison(
-    store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None
-) -> Sweep:
+def run_comparison(store: Store, comparison: Comparison, console: Console) -> Sweep:
     """Run the missing sweeps of a comparison, and return the sweep over seeds.
 
     A search that has ended is not run again, however it ended. If a search found no settings, its
     method is left out.
-
-    Args:
-        ship_of: Registers the best student of every sweep as a model in MLflow.
 
     Raises:
         KeyboardInterrupt: The user interrupted the comparison.
@@ -61,7 +50,7 @@ def run_comparison(
         PreflightError: No worker can train now; a resume continues.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
-        runner = _ComparisonRunner(store, comparison, console, open_, ship_of)
+        runner = _ComparisonRunner(store, comparison, console, open_)
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
@@ -127,18 +116,12 @@ class _ComparisonRunner:
     """Runner of a comparison's sweeps, which share prepared data and worker groups."""
 
     def __init__(
-        self,
-        store: Store,
-        comparison: Comparison,
-        console: Console,
-        open_: contextlib.ExitStack,
-        ship_of: ShipOf | None,
+        self, store: Store, comparison: Comparison, console: Console, open_: contextlib.ExitStack
     ) -> None:
         self.store = store
         self.comparison = comparison
         self.console = console
         self.open = open_
-        self.ship_of = ship_of
         self.current: tuple[Sweep, Display] | None = None  # the running sweep and its display
         self.shared_groups: SharedGroups | None = None
 
@@ -171,13 +154,12 @@ class _ComparisonRunner:
             sweep = self._open_sweep(name, configuration)
         else:
             sweep = self._create_sweep(name, configuration)
-        ship = self.ship_of(name) if self.ship_of else None
         with Display(sweep, self.console) as display:
             if resume and sweep.damaged:
                 with sweep.hold():
                     repair_records(self.store, sweep, display.note)
             if sweep.state in ENDED:
-                flush_tracking(sweep, self.store, sweep.folder, display, ship)
+                flush_tracking(sweep, self.store, sweep.folder, display)
                 return sweep
             keep(sweep.folder, self.prepared.data)
             self.current = sweep, display
@@ -191,7 +173,6 @@ class _ComparisonRunner:
                 display,
                 resume=resume,
                 shared_groups=shared_groups,
-                ship=ship,
             )
         if sweep.state == "interrupted":
             raise KeyboardInterrupt
