@@ -1,5 +1,7 @@
 """Base of the methods that match feature maps of student and teacher."""
 
+from typing import Literal
+
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
@@ -16,10 +18,14 @@ class FeatureSettings(Settings):
     beta: float = Field(100.0, description="Weight of the feature term.", ge=0)
     alpha: float = Field(
         0.0,
-        description="Weight of the teacher's logits, T^2 D; cross entropy has the weight "
-        "1 - alpha. At 0 the logits are not used.",
+        description="Weight of the teacher's logits, T^2 D. At 0 the logits are not used.",
         ge=0,
         le=1,
+    )
+    form: Literal["convex", "additive"] = Field(
+        "convex",
+        description="Weight of cross entropy. convex: 1 - alpha; additive: 1, as in the published "
+        "combinations with KD (alpha 1).",
     )
     temperature: Temperature = Field(
         4.0,
@@ -28,7 +34,10 @@ class FeatureSettings(Settings):
 
 
 class FeatureMethod(Method):
-    """(1 - alpha) CE + alpha T^2 D(p_T || q_T) + beta F; a subclass defines the feature term F."""
+    """(1 - alpha) CE + alpha T^2 D(p_T || q_T) + beta F; a subclass defines the feature term F.
+
+    The form additive has the weight 1 on CE.
+    """
 
     settings: FeatureSettings
     needs = Needs(teacher=True)
@@ -37,11 +46,17 @@ class FeatureMethod(Method):
         """Return F, ()."""
         raise NotImplementedError
 
+    @property
+    def beta(self) -> float:
+        """Return the weight of the feature term in this epoch."""
+        return self.settings.beta
+
     def forward(self, batch: Batch) -> Objective:
         """Return the objective; track cross entropy, T^2 D (`distillation`) and F (`features`)."""
         chosen, hard, features = self.settings, batch.cross_entropy(), self.feature_term(batch)
         terms = {"cross_entropy": hard.detach(), "features": features.detach()}
-        loss = (1 - chosen.alpha) * hard + chosen.beta * features
+        of_labels = 1 - chosen.alpha if chosen.form == "convex" else 1.0
+        loss = of_labels * hard + self.beta * features
         if chosen.alpha > 0:
             logits, temperature = (batch.teacher_logits, batch.student.logits), chosen.temperature
             soft = temperature**2 * losses.tempered_kl(*logits, temperature).mean()

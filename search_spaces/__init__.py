@@ -3,6 +3,7 @@
 from search_spaces import (
     akd,
     attention_transfer,
+    crd,
     cross_entropy,
     dml,
     dual_student,
@@ -29,6 +30,7 @@ SPACES: dict[str, Space] = {
     "tf_kd": Space(tf_kd.POINTS, tf_kd.space),
     "fitnet": Space(fitnet.POINTS, fitnet.space),
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
+    "crd": Space(crd.POINTS, crd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

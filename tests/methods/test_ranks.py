@@ -45,17 +45,24 @@ CASES: list[Any] = [
 
 
 class Ranks:
-    """Mean over simulated ranks, repeated until each has used the values of the others."""
+    """Mean and union over simulated ranks, repeated until each has used the others' values."""
 
     def __init__(self) -> None:
         self.sent: list[list[Tensor]] = [[] for _ in range(WORLD)]
-        self.means_seen: list[Tensor] = []
+        self.seen: list[list[Tensor]] = []  # by value and rank
         self.rank = 0
 
     def mean(self, value: Tensor) -> Tensor:
+        seen = self._exchange(value)
+        return torch.stack(seen).mean(0) if seen else value
+
+    def gather(self, value: Tensor) -> Tensor:
+        return torch.cat(self._exchange(value) or [value] * WORLD)
+
+    def _exchange(self, value: Tensor) -> list[Tensor]:
         place = len(self.sent[self.rank])
         self.sent[self.rank].append(value.detach())
-        return self.means_seen[place] if place < len(self.means_seen) else value
+        return self.seen[place] if place < len(self.seen) else []
 
     def play(self, work: Callable[[int], Tensor]) -> list[Tensor]:
         """Return each rank's result; a rank's second value may depend on the first means."""
@@ -64,10 +71,13 @@ class Ranks:
             for self.rank in range(WORLD):
                 self.sent[self.rank] = []
                 done.append(work(self.rank))
-            means = [torch.stack(values).mean(0) for values in zip(*self.sent, strict=True)]
-            if len(means) == len(self.means_seen) and all(map(torch.equal, means, self.means_seen)):
+            sent = [list(values) for values in zip(*self.sent, strict=True)]
+            if len(sent) == len(self.seen) and all(
+                torch.equal(torch.stack(new), torch.stack(old))
+                for new, old in zip(sent, self.seen, strict=True)
+            ):
                 return done
-            self.means_seen = means
+            self.seen = sent
 
 
 def unevenly_labelled(batch: Batch, mix: bool) -> Batch:
@@ -122,7 +132,11 @@ def test_ranks_follow_together_the_gradient_of_one(
         mine = prepare(name, **settings)
         for module in mine.modules():  # modules that use the task's mean
             if isinstance(getattr(module, "task", None), Task):
-                module.task = replace(module.task, mean=ranks.mean)  # type: ignore[arg-type, assignment]
+                module.task = replace(  # type: ignore[assignment]
+                    module.task,  # type: ignore[arg-type]
+                    mean=ranks.mean,
+                    gather=ranks.gather,
+                )
         found = mine(part(batch, rank, ranks.mean))
         terms[str(rank)] = [value.detach() for value in found.terms.values()]
         return torch.cat([value.flatten() for value in gradients(found.loss, mine, logits)])
