@@ -16,6 +16,7 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.review_kd import ReviewKD
 from methods.settings import (
     Settings,
     SettingsError,
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
     "crd": CRD,
+    "review_kd": ReviewKD,
 }
 
 
@@ -85,6 +87,7 @@ __all__ = [
     "Output",
     "ParameterGroup",
     "Progress",
+    "ReviewKD",
     "Settings",
     "SettingsError",
     "Task",

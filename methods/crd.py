@@ -82,7 +82,8 @@ class CRD(FeatureMethod):
         if int(self.draws.size.max()) == task.samples:
             raise SettingsError(
                 f"negatives = {chosen.negatives} is not possible, because all {task.samples} "
-                "training samples have the same class: use data with two classes, or method.name=kd",
+                "training samples have the same class: use data with two classes, or "
+                "method.name=kd",
                 "negatives",
                 value=chosen.negatives,
                 allowed="data with samples of two classes",

@@ -11,6 +11,7 @@ from search_spaces import (
     ic_kd,
     kd,
     kd_aif,
+    review_kd,
     tf_kd,
     ttm,
     wttm,
@@ -31,6 +32,7 @@ SPACES: dict[str, Space] = {
     "fitnet": Space(fitnet.POINTS, fitnet.space),
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
     "crd": Space(crd.POINTS, crd.space),
+    "review_kd": Space(review_kd.POINTS, review_kd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

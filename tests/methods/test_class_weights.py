@@ -31,6 +31,7 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("attention_transfer", ()): 1,
     ("attention_transfer", (("alpha", 1.0), ("form", "additive"))): 1,
     ("crd", (("alpha", 0.2),)): 0.8,
+    ("review_kd", ()): 1,
 }
 
 

@@ -34,6 +34,7 @@ COMMON = (
 TRIALS = {  # an mlp has no batch norm, which depends on the number of ranks
     "cached": ("method.name=fitnet", "data.augmentation=none"),
     "online": ("method.name=fitnet", "data.augmentation=crop", "data.views=2"),
+    "batch norm": ("method.name=review_kd", "method.warmup=0.0", "training.sync_batch_norm=true"),
     "banks": ("method.name=crd", "method.negatives=16", "method.beta=0.1", "method.width=8"),
 }
 
