@@ -83,7 +83,8 @@ def _mix(state: Tensor) -> Tensor:
     """Return the output of SplitMix64 for a state, modulo 2^64."""
     for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
         state = (state ^ _shift(state, shift)) * factor
-    return state ^ _shift(state, _SHIFTS[-1])
+    mixed: Tensor = state ^ _shift(state, _SHIFTS[-1])
+    return mixed
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:

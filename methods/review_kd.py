@@ -162,8 +162,10 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     losses, weights = [functional.mse_loss(student, teacher)], [1.0]
     for side in LEVELS:
         if side < min(student.shape[2:]):
-            averaged = (functional.adaptive_avg_pool2d(each, side) for each in (student, teacher))
-            losses.append(functional.mse_loss(*averaged))
+            own, target = (
+                functional.adaptive_avg_pool2d(each, side) for each in (student, teacher)
+            )
+            losses.append(functional.mse_loss(own, target))
             weights.append(weights[-1] / 2)
     total = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
     return total / sum(weights)

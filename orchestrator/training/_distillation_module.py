@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -200,9 +200,8 @@ def replicate(distillation_module: DistillationModule, context: TrialContext) ->
         return distillation_module
     if distillation_module.method.has_equal_buffers:
         equal = [f"method.{name}" for name, _ in distillation_module.method.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            distillation_module, equal
-        )
+        ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(distillation_module, equal)
     ids = [context.device.index] if context.device.type == "cuda" else None
     return cast(
         nn.Module,

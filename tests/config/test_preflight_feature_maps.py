@@ -29,9 +29,9 @@ def test_maps_of_the_teacher_that_are_used_are_returned() -> None:
 
 def test_batch_of_one_sample_suits_a_method_without_batch_norm() -> None:
     check_feature_maps(configured("training.batch_size=1"), False, CLASSES, SHAPE)
-    synced = ("method.name=review_kd", "training.batch_size=2", "resources.workers=2")
-    synced += ("training.sync_batch_norm=true",)
-    check_feature_maps(configured(*synced), False, CLASSES, SHAPE)
+    review = ("method.name=review_kd", "training.batch_size=2", "resources.workers=2")
+    synced = configured(*review, "training.sync_batch_norm=true")
+    check_feature_maps(synced, False, CLASSES, SHAPE)
 
 
 def test_networks_of_all_students_and_searched_methods_are_checked() -> None:

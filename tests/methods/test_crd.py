@@ -24,8 +24,12 @@ def prepared(labels: Tensor = LABELS, task: dict[str, Any] | None = None, **sett
     """Return a method in float64 with embeddings of length 4."""
     torch.manual_seed(3)
     method = CRD(CRD.Settings.build({"width": 4, "negatives": 7, **settings}))
-    sizes = {"student_features": FEATURES[0], "teacher_features": FEATURES[1]}
-    method.prepare(None, Task(CLASSES, len(labels), 3, labels=labels, **sizes, **(task or {})))
+    given: dict[str, Any] = {
+        "labels": labels,
+        "student_features": FEATURES[0],
+        "teacher_features": FEATURES[1],
+    }
+    method.prepare(None, Task(CLASSES, len(labels), 3, **given, **(task or {})))
     return method.double()
 
 
@@ -78,7 +82,7 @@ def test_gradient_equals_finite_differences() -> None:
     method.feature_term(batch)
     method.end_epoch(Progress(1, 3, {}))  # with a Z that later batches do not change
     start = copy.deepcopy(method)
-    method.feature_term(batch).backward()
+    torch.autograd.backward(method.feature_term(batch))
 
     def change(values: Tensor, read: Any, place: tuple[int, int], step: float) -> float:
         moved = copy.deepcopy(start)
@@ -107,7 +111,7 @@ def test_banks_blend_the_embeddings_of_a_step_after_it() -> None:
         for row, sample in enumerate(index.tolist()):
             blended = 0.25 * bank[sample] + 0.75 * embeddings[row].detach()
             bank[sample] = blended / blended.norm()
-    method.feature_term(batch).backward()
+    torch.autograd.backward(method.feature_term(batch))
     assert torch.equal(method.banks, before)
     method.end_epoch(Progress(1, 3, {}))
     torch.testing.assert_close(method.banks, expected)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods import Batch, Output, SettingsError, Task
 from methods.attention_transfer import AttentionTransfer, attention
@@ -46,8 +46,9 @@ def fitnet(student: Tensor, teacher: Tensor, **settings: Any) -> FitNet:
 def test_hint_equals_a_loop_over_positions() -> None:
     student, teacher = draw(SIZE, 2, 4, 4).float(), draw(SIZE, 3, 2, 2, seed=5).float()
     method, total = fitnet(student, teacher), 0.0
-    weight, bias = method.regressor.weight[:, :, 0, 0], method.regressor.bias
-    assert bias is not None
+    regressor = method.regressor
+    assert isinstance(regressor, nn.Conv2d) and regressor.bias is not None
+    weight, bias = regressor.weight[:, :, 0, 0], regressor.bias
     for sample in range(SIZE):
         for row in range(2):
             for column in range(2):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods import METHODS, Batch, Method, Mix, losses
+from methods import METHODS, Batch, Method, Mix, Objective, losses
 
 SIZE = 8
 PARTNERS = torch.arange(SIZE).roll(3)
@@ -33,7 +33,8 @@ def with_fixed_weights(name: str, prepare: Any) -> Method:
 
 def loss(method: Method, batch: Batch) -> Tensor:
     """Return the loss of a first step; a step may change the state of its method."""
-    return copy.deepcopy(method)(batch).loss
+    objective: Objective = copy.deepcopy(method)(batch)
+    return objective.loss
 
 
 def some_unlabelled(batch: Batch) -> Batch:

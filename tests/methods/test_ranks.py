@@ -105,8 +105,8 @@ def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
 
     peers = batch.peers
     part_of_peers = None if peers is None else lambda: peers()[:, rows]
-    names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
-    names += ("student_maps", "teacher_maps")
+    maps = ("student_maps", "teacher_maps")
+    names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix", *maps)
     return replace(
         batch, peers=part_of_peers, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
     )
@@ -145,11 +145,7 @@ def test_ranks_follow_together_the_gradient_of_one(
         mine = without_batch_norm(prepare(name, **settings))
         for module in mine.modules():  # modules that use the task's mean
             if isinstance(getattr(module, "task", None), Task):
-                module.task = replace(  # type: ignore[assignment]
-                    module.task,  # type: ignore[arg-type]
-                    mean=ranks.mean,
-                    gather=ranks.gather,
-                )
+                module.task = replace(module.task, mean=ranks.mean, gather=ranks.gather)  # type: ignore[type-var, assignment]
         found = mine(part(batch, rank, ranks.mean))
         terms[str(rank)] = [value.detach() for value in found.terms.values()]
         return torch.cat([value.flatten() for value in gradients(found.loss, mine, logits)])

@@ -24,9 +24,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def prepared(epochs: int = 8, **settings: Any) -> ReviewKD:
     torch.manual_seed(1)
     method = ReviewKD(ReviewKD.Settings.build(settings))
-    shapes: dict[str, Any] = {"student_maps": STUDENT, "teacher_maps": TEACHER}
-    widths = {"student_features": FEATURES[0], "teacher_features": FEATURES[1]}
-    method.prepare(None, Task(CLASSES, 9, epochs, **shapes, **widths))
+    sizes: dict[str, Any] = {"student_maps": STUDENT, "teacher_maps": TEACHER}
+    sizes |= {"student_features": FEATURES[0], "teacher_features": FEATURES[1]}
+    method.prepare(None, Task(CLASSES, 9, epochs, **sizes))
     return method
 
 
@@ -145,7 +145,8 @@ def test_gradients_equal_finite_differences() -> None:
 
     def loss(*_: Tensor) -> Tensor:
         fused, result = fusion(maps, deeper)
-        return hierarchical_context_loss(fused, teacher) + result.square().mean()
+        total: Tensor = hierarchical_context_loss(fused, teacher) + result.square().mean()
+        return total
 
     assert torch.autograd.gradcheck(loss, inputs, atol=1e-6)
 
