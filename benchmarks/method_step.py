@@ -293,7 +293,7 @@ def crd_alone(classes: int, options: Namespace) -> float:
     method = CRD(CRD.Settings())
     labels = torch.arange(CRD_SAMPLES) % classes
     width = 256  # of resnet8x4
-    sizes = {"student_features": width, "teacher_features": width}
+    sizes: dict[str, Any] = {"student_features": width, "teacher_features": width}
     method.prepare(None, Task(classes, CRD_SAMPLES, 1, labels=labels, **sizes))
     method.to(options.device)
     seconds = []
@@ -303,7 +303,7 @@ def crd_alone(classes: int, options: Namespace) -> float:
         own, target = (Output(each, each) for each in features.requires_grad_())
         batch = Batch(index, features, index % classes, own, target)
         start = now(options.device)
-        method.feature_term(batch).backward()
+        torch.autograd.backward(method.feature_term(batch))
         seconds.append(now(options.device) - start)
     return statistics.median(seconds[1:])
 

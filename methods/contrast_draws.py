@@ -63,7 +63,7 @@ class ContrastDraws(nn.Module):
         first, size = self.first[index, None], self.size[index, None]
         others = len(self.order) - size  # (B, 1)
         strata = torch.arange(self.negatives, device=index.device) + uniforms[:, 1:]
-        position = (strata * (others / self.negatives)).long().clamp(max=others - 1)
+        position = (strata * (others.double() / self.negatives)).long().clamp(max=others - 1)
         position = position + size * (position >= first)
         negatives = self.order[position]
         if not self.same_class:
@@ -83,10 +83,10 @@ def _mix(state: Tensor) -> Tensor:
     """Return the output of SplitMix64 for a state, modulo 2^64."""
     for shift, factor in zip(_SHIFTS, _FACTORS, strict=False):
         state = (state ^ _shift(state, shift)) * factor
-    mixed: Tensor = state ^ _shift(state, _SHIFTS[-1])
-    return mixed
+    return state ^ _shift(state, _SHIFTS[-1])
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """Return an int64 shifted to the right as an unsigned number."""
-    return (value >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (value >> bits) & (2 ** (64 - bits) - 1)
+    return shifted

@@ -24,12 +24,8 @@ def prepared(labels: Tensor = LABELS, task: dict[str, Any] | None = None, **sett
     """Return a method in float64 with embeddings of length 4."""
     torch.manual_seed(3)
     method = CRD(CRD.Settings.build({"width": 4, "negatives": 7, **settings}))
-    given: dict[str, Any] = {
-        "labels": labels,
-        "student_features": FEATURES[0],
-        "teacher_features": FEATURES[1],
-    }
-    method.prepare(None, Task(CLASSES, len(labels), 3, **given, **(task or {})))
+    sizes: dict[str, Any] = {"student_features": FEATURES[0], "teacher_features": FEATURES[1]}
+    method.prepare(None, Task(CLASSES, len(labels), 3, labels=labels, **sizes, **(task or {})))
     return method.double()
 
 
