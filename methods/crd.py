@@ -60,11 +60,12 @@ class CRD(FeatureMethod):
     provenance = (
         "Tian, Krishnan & Isola, ICLR 2020 (arXiv 1910.10699): both terms and the banks; Z, the "
         "defaults and weight 0.8 as in the released code RepDistiller, whose CIFAR recipe is batch "
-        "64, learning rate 0.05, 240 epochs; CRD+KD is there cross entropy + KD + 0.8 CRD (form "
-        "additive, alpha 1). Differences: the released code draws negatives uniformly and without "
-        "repetition, here each comes from one of N equal strata, with the same expectation; it "
-        "adds 1e-7 to the denominator of h. Unlabelled samples, of which it has none, are here "
-        "classes of their own"
+        "64, learning rate 0.05, 240 epochs. CRD+KD is there cross entropy + KD + 0.8 CRD (form "
+        "additive, alpha 1), and WTTM+CRD in the code of TTM (arXiv 2402.11148) cross entropy + "
+        "alpha WTTM + 0.8 CRD. Differences: the released code draws negatives uniformly and "
+        "without repetition, here each comes from one of N equal strata, with the same "
+        "expectation; it adds 1e-7 to the denominator of h. Unlabelled samples, of which it has "
+        "none, are here classes of their own"
     )
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:

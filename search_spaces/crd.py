@@ -10,10 +10,13 @@ _PUBLISHED: dict[str, Any] = {
     "nce_temperature": 0.07,
     "training.learning_rate": LEARNING_RATE,
 }
+_COMBINED: dict[str, Any] = {**_PUBLISHED, "form": "additive"}
 # RepDistiller's settings on CIFAR-100: CRD, and CRD+KD, where all weights but that of CRD are 1.
+# Then WTTM+CRD of TTM's released code, with the values of vgg13 -> vgg8 (gamma = 1 / T = 0.2).
 POINTS: tuple[dict[str, Any], ...] = (
     {**_PUBLISHED, "form": "convex", "alpha": 0.0},
-    {**_PUBLISHED, "form": "additive", "alpha": 1.0, "temperature": 4.0},
+    {**_COMBINED, "alpha": 1.0, "logit_term": "kd", "temperature": 4.0},
+    {**_COMBINED, "alpha": 4.0, "logit_term": "wttm", "temperature": 5.0},
 )
 
 
@@ -28,5 +31,6 @@ def space(trial: Trial) -> None:
     trial.suggest_float("nce_temperature", 0.03, 0.3, log=True)
     trial.suggest_categorical("form", ("convex",))
     if trial.suggest_categorical("alpha", (0.0,)):
+        trial.suggest_categorical("logit_term", ("kd",))
         trial.suggest_categorical("temperature", (4.0,))
     suggest_recipe(trial)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods import Batch, Output, SettingsError, Task
+from methods import Batch, Output, SettingsError, Task, build_method
 from methods.attention_transfer import AttentionTransfer, attention
 from methods.feature_distillation import pool_to_smaller
 from methods.feature_maps import FeatureStages, MapShape, select_stage
@@ -210,3 +210,21 @@ def test_additive_form_has_the_whole_cross_entropy() -> None:
     terms = objective.terms
     expected = terms["cross_entropy"] + terms["distillation"] + 20 * terms["features"]
     torch.testing.assert_close(objective.loss, expected)
+
+
+def test_logit_term_of_wttm_is_that_of_the_method() -> None:
+    maps = {"stage1": draw(SIZE, 3, 4, 4).float()}
+    batch = batch_of(maps, maps)
+    combined = transfer(alpha=4.0, form="additive", logit_term="wttm", temperature=5.0)(batch)
+    wttm = {"form": "additive", "beta": 4.0, "normalize": False, "temperature": 5.0}
+    alone = build_method("wttm", {**wttm, "mean_power_sum": False})
+    alone.prepare(None, Task(CLASSES, 9, 2))
+    assert combined.terms["features"].item() == 0
+    torch.testing.assert_close(combined.loss, alone(batch).loss)
+
+
+def test_weight_above_one_needs_the_additive_form() -> None:
+    with refused("alpha", 1.5, (0, 1), error=SettingsError):
+        transfer(alpha=1.5)
+    with refused("alpha", 101.0, error=SettingsError):
+        transfer(alpha=101.0, form="additive")
