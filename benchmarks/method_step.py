@@ -1,15 +1,22 @@
 """Measure a training step of AKD or IC-KD (ours) against plain KD (theirs), cached teacher.
 
     python benchmarks/method_step.py [--classes 10,100] [--variants ratio,cam] [--rounds 7] [--json]
+    python benchmarks/method_step.py --variants methods --network resnet8x4 --classes 100
 
 All variants are trials of the real `train()` in one process. They are threads that train one epoch
 per turn, so that drift of the machine affects all of them. The setup is one thread of torch,
 resnet20, batch 64, random 32x32 images, channels last.
 
+The variants `methods` are all methods with their default settings. The teacher is the student's
+network. Methods that use features or feature maps run it at every step, because the views are
+augmented; `..., cached` trains on the clean view. Methods with peers train two students. `CRD
+alone` is its term with the banks of 50,000 samples, forward and backward, against a step of KD.
+
 A step is CPU seconds from the end of one step to the end of the next, with its batch, its teacher's
-logits and its optimizer. Evaluation and checkpoint are excluded. Each turn gives the mean over its
-20 steps. A round gives every variant one turn, and KD one turn per two variants. The table has the
-medians over the rounds after the first, which fills the cache.
+logits and its optimizer. Evaluation and checkpoint are excluded. With `--device cuda` it is seconds
+with the device synchronised at its ends. Each turn gives the mean over its 20 steps. A round gives
+every variant one turn, and KD one turn per two variants. The table has the medians over the rounds
+after the first, which fills the cache.
 
 A variant that costs 5 % has the ratio 0.952 and, further down, the cost factor 1.05. The spread of
 KD's own turns, and `constant`, which computes the same as KD, show the precision of such a number.
@@ -47,7 +54,8 @@ from benchmarks.common import (
     make_teacher,
     print_results,
 )
-from methods import cam
+from methods import CRD, METHODS, Batch, Output, Task, cam
+from methods.capabilities import UsesFeatureMaps
 from orchestrator.config.loader import load
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
@@ -100,6 +108,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "ic_kd": ("ic_kd", "positives=8", "negatives=32"),
 }
+PEER = "peers.b.network={{name: {network}}}"
+CLEAN = "data.augmentation=none"
+# a setting with a dot is a key of the configuration
+OF_METHODS: dict[str, tuple[str, ...]] = {
+    f"method {name}": (name, *([PEER] if name in ("dml", "dual_student") else []))
+    for name in METHODS
+    if name != "kd"
+} | {
+    f"method {name}, cached": (name, CLEAN)
+    for name, kind in METHODS.items()
+    if issubclass(kind, UsesFeatureMaps) or kind.needs.features
+}
+CRD_SAMPLES = 50_000  # of CIFAR-100
 
 
 class Side(threading.Thread):
@@ -108,9 +129,9 @@ class Side(threading.Thread):
     Nothing else runs in this process meanwhile.
     """
 
-    def __init__(self, spec: TrialSpec) -> None:
+    def __init__(self, spec: TrialSpec, device: torch.device) -> None:
         super().__init__(name=spec.name, daemon=True)
-        self.spec, self.ends = spec, False
+        self.spec, self.device, self.ends = spec, device, False
         self.go: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
         self.marks: list[float] = []
@@ -121,7 +142,11 @@ class Side(threading.Thread):
         """Train until a stop is requested; put each epoch's result, or an error, into `results`."""
         self.go.get()
         context = TrialContext(
-            report=self._report, stop_requested=lambda: self.ends, heartbeat=self._mark
+            device=self.device,
+            report=self._report,
+            stop_requested=lambda: self.ends,
+            heartbeat=self._mark,
+            phase=self._enter,
         )
         try:
             train(self.spec, context)
@@ -130,7 +155,7 @@ class Side(threading.Thread):
             self.results.put(error)
 
     def turn(self) -> float:
-        """Train the next epoch, and return the CPU seconds of a step."""
+        """Train the next epoch, and return the seconds of a step."""
         self.go.put(None)
         result = self.results.get()
         if isinstance(result, float):
@@ -144,22 +169,37 @@ class Side(threading.Thread):
         self.join()
 
     def _mark(self) -> None:
-        self.marks.append(time.process_time())
+        self.marks.append(now(self.device))
+
+    def _enter(self, phase: str) -> None:
+        """Put an epoch's seconds per step into `results` at its end, and wait for a request.
+
+        The evaluation and the checkpoint of an epoch are part of the next turn, before its steps.
+        """
+        if phase.startswith("epoch"):
+            self.marks = []
+        elif phase.startswith("the evaluation"):
+            self.results.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
+            self.go.get()
 
     def _report(self, record: Any) -> None:
-        """Put an epoch's seconds per step into `results`, and wait for the next request.
-
-        The marks are one heartbeat per step, then those of the evaluation.
-        """
+        """Check a record; the thread that writes the checkpoint calls this."""
         assert record.epoch == 1 or not record.metrics.get("cache/misses"), (
             "a measured epoch must not run the teacher"
         )
-        self.results.put((self.marks[PERIOD] - self.marks[0]) / PERIOD)
-        self.go.get()
-        self.marks = []
 
 
-def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSpec:
+def now(device: torch.device) -> float:
+    """Return the CPU seconds of this process, or the time after all work of a GPU."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def specification(
+    folder: Path, name: str, settings: tuple[str, ...], network: str = NETWORK
+) -> TrialSpec:
     """Return the trial of a variant; the first setting is the method's name."""
     pairs = [
         "data.name=npz",
@@ -167,14 +207,18 @@ def specification(folder: Path, name: str, settings: tuple[str, ...]) -> TrialSp
         "data.augmentation=crop_flip",
         "data.views=1",
     ]
-    pairs += [f"student.name={NETWORK}", f"teacher.network.name={NETWORK}", "teacher.mode=cached"]
+    pairs += [f"student.name={network}", f"teacher.network.name={network}", "teacher.mode=cached"]
     pairs += [f"training.epochs={FOR_EVER}", f"training.batch_size={BATCH}"]
-    pairs += [f"method.name={settings[0]}", *(f"method.{setting}" for setting in settings[1:])]
+    pairs += [f"method.name={settings[0]}"]
+    pairs += [
+        setting.format(network=network) if "." in setting.partition("=")[0] else f"method.{setting}"
+        for setting in settings[1:]
+    ]
     configuration = load(None, pairs)
     return TrialSpec(
         name=name,
         configuration=configuration,
-        folder=folder / name.replace(" ", "-"),
+        folder=folder / name.replace(", ", "-").replace(" ", "-"),
         data=prepare(configuration.data, folder, configuration.data.seed),
         teacher=folder / "teacher",
         knowledge=folder / "knowledge",
@@ -186,9 +230,13 @@ def run_alternately(folder: Path, classes: int, options: Namespace) -> dict[str,
     folder.mkdir()
     make_images(folder / "data.npz", STEPS * BATCH, classes, held_out=max(classes, BATCH))
     with np.load(folder / "data.npz") as arrays:
-        make_teacher(folder / "teacher", NETWORK, arrays["train_images"][:256], classes)
-    wanted = {"kd": KD} | {name: VARIANTS[name] for name in options.variants}
-    sides = {name: Side(specification(folder, name, settings)) for name, settings in wanted.items()}
+        make_teacher(folder / "teacher", options.network, arrays["train_images"][:256], classes)
+    known = VARIANTS | OF_METHODS
+    wanted = {"kd": KD} | {name: known[name] for name in options.variants}
+    sides = {
+        name: Side(specification(folder, name, settings, options.network), options.device)
+        for name, settings in wanted.items()
+    }
     try:
         for round_ in range(options.rounds + 1):
             for number, name in enumerate(options.variants):
@@ -217,6 +265,13 @@ def measure(folder: Path, classes: int, options: Namespace) -> Iterator[Result]:
         yield make_result(
             f"K = {classes}, {title(name)}: cost factor", variant_s / kd_s, f"x KD{aim}"
         )
+    if "method crd" in seconds:
+        yield compare_results(
+            f"K = {classes}, CRD alone, {CRD_SAMPLES} samples, against a step of KD",
+            1000 * crd_alone(classes, options),
+            1000 * kd_s,
+            "ms",
+        )
     lower, upper = np.quantile(turns["kd"], [0.25, 0.75])
     yield make_result(
         f"K = {classes}, KD: between the quartiles of its turns",
@@ -230,6 +285,27 @@ def title(name: str) -> str:
     return {"cam": "ratio + CAM", "cam joint": "ratio + CAM joint", "ic_kd": "IC-KD"}.get(
         name, name
     )
+
+
+def crd_alone(classes: int, options: Namespace) -> float:
+    """Return the seconds of forward and backward of CRD's term with full banks."""
+    torch.manual_seed(0)
+    method = CRD(CRD.Settings())
+    labels = torch.arange(CRD_SAMPLES) % classes
+    width = 256  # of resnet8x4
+    sizes: dict[str, Any] = {"student_features": width, "teacher_features": width}
+    method.prepare(None, Task(classes, CRD_SAMPLES, 1, labels=labels, **sizes))
+    method.to(options.device)
+    seconds = []
+    for _ in range(options.rounds + 1):
+        index = torch.randperm(CRD_SAMPLES)[:BATCH].to(options.device)
+        features = torch.randn(2, BATCH, width, device=options.device)
+        own, target = (Output(each, each) for each in features.requires_grad_())
+        batch = Batch(index, features, index % classes, own, target)
+        start = now(options.device)
+        torch.autograd.backward(method.feature_term(batch))
+        seconds.append(now(options.device) - start)
+    return statistics.median(seconds[1:])
 
 
 def alone(classes: int, rounds: int) -> Result:
@@ -267,13 +343,18 @@ def main() -> None:
         "--variants",
         type=lambda text: text.split(","),
         default=list(VARIANTS),
-        help=f"of {', '.join(VARIANTS)}",
+        help=f"of {', '.join(VARIANTS | OF_METHODS)}; methods: all methods",
     )
+    parser.add_argument("--network", default=NETWORK, help="of student and teacher")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    if unknown := set(options.variants) - set(VARIANTS):
+    if options.variants == ["methods"]:
+        options.variants = list(OF_METHODS)
+    if unknown := set(options.variants) - set(VARIANTS | OF_METHODS):
         parser.error(
-            f"--variants: there is no {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}"
+            f"--variants: there is no {', '.join(sorted(unknown))}; there are methods, "
+            f"{', '.join(VARIANTS | OF_METHODS)}"
         )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -7,6 +7,7 @@ from methods.akd import AKD
 from methods.attention_transfer import AttentionTransfer
 from methods.batch import Batch, Mix, Output
 from methods.capabilities import LookAhead, check_capabilities
+from methods.crd import CRD
 from methods.cross_entropy import CrossEntropy
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -15,6 +16,7 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.review_kd import ReviewKD
 from methods.settings import (
     Settings,
     SettingsError,
@@ -40,6 +42,8 @@ METHODS: dict[str, type[Method]] = {
     "tf_kd": TfKD,
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
+    "crd": CRD,
+    "review_kd": ReviewKD,
 }
 
 
@@ -61,6 +65,7 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
 
 __all__ = [
     "AKD",
+    "CRD",
     "DML",
     "ICKD",
     "KD",
@@ -82,6 +87,7 @@ __all__ = [
     "Output",
     "ParameterGroup",
     "Progress",
+    "ReviewKD",
     "Settings",
     "SettingsError",
     "Task",

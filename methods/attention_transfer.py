@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from methods.batch import Batch
 from methods.feature_distillation import FeatureMethod, FeatureSettings, pool_to_smaller
-from methods.feature_maps import FeatureStages, require_stages
+from methods.feature_maps import FeatureStages, describe_maps, pair_stages
 from methods.method import Knowledge, Task
 from methods.settings import SettingsError, override
 
@@ -49,19 +49,7 @@ class AttentionTransfer(FeatureMethod):
         Raises:
             SettingsError: A network has fewer stages than `stages`.
         """
-        for stages in (student, teacher):
-            require_stages(stages, self.settings.stages, "stages")
-        available = min(len(student), len(teacher))
-        count = self.settings.stages or available
-        if count > available:
-            raise SettingsError(
-                f"stages = {count} is more than the {available} stages that student and teacher "
-                f"both have: give at most {available}, or 0 for all",
-                "stages",
-                value=count,
-                allowed=(0, available),
-            )
-        return FeatureStages(tuple(student[-count:]), tuple(teacher[-count:]))
+        return pair_stages(student, teacher, self.settings.stages)
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """Check that every pair of maps has positions.
@@ -74,8 +62,9 @@ class AttentionTransfer(FeatureMethod):
                 if shape.height * shape.width == 1:
                     raise SettingsError(
                         f"stages = {self.settings.stages} includes {name} of the {side}, whose map "
-                        f"has a single position, where attention is always 1: choose a network as "
-                        f"{side} that reduces the side less, or method.name=fitnet",
+                        f"has a single position, where attention is always 1 "
+                        f"({describe_maps(task.student_maps, task.teacher_maps)}): choose a "
+                        f"network as {side} that reduces the side less, or method.name=fitnet",
                         "stages",
                         value=self.settings.stages,
                         allowed="stages with several positions",

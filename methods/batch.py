@@ -32,7 +32,7 @@ class Mix(NamedTuple):
 
 
 def single_rank_mean(value: Tensor) -> Tensor:
-    """Return a tensor unchanged: its mean over the ranks if there is one rank."""
+    """Return a tensor unchanged: its mean over the ranks, or their union, if there is one rank."""
     return value
 
 
@@ -180,12 +180,24 @@ class Batch:
         Raises:
             ValueError: The batch has no teacher.
         """
+        return self._require_teacher().logits.detach()
+
+    @property
+    def teacher_features(self) -> Tensor:
+        """Return the teacher's features (B, D) without a gradient.
+
+        Raises:
+            ValueError: The batch has no teacher.
+        """
+        return self._require_teacher().features.detach()
+
+    def _require_teacher(self) -> Output:
         if self.teacher is None:
             raise ValueError(
                 "this method needs a teacher, but none is configured: set `teacher`, or train with "
                 "cross_entropy"
             )
-        return self.teacher.logits.detach()
+        return self.teacher
 
     @property
     def map_pairs(self) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """Feature maps of student and teacher: their shapes, and the stages that a method selects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from methods.settings import SettingsError
@@ -54,3 +54,34 @@ def select_stage(stages: Sequence[str], number: int, setting: str) -> str:
             allowed=(0, len(stages)),
         )
     return stages[(number or (len(stages) + 1) // 2) - 1]
+
+
+def pair_stages(student: Sequence[str], teacher: Sequence[str], number: int) -> FeatureStages:
+    """Return the last `number` stages of both networks; as many as both have for 0.
+
+    Raises:
+        SettingsError: A network has fewer stages; the setting is named `stages`.
+    """
+    for stages in (student, teacher):
+        require_stages(stages, number, "stages")
+    available = min(len(student), len(teacher))
+    count = number or available
+    if count > available:
+        raise SettingsError(
+            f"stages = {count} is more than the {available} stages that both networks have "
+            f"(student: {len(student)}, teacher: {len(teacher)}): give at most {available}, or 0 "
+            "for all",
+            "stages",
+            value=count,
+            allowed=(0, available),
+        )
+    return FeatureStages(tuple(student[-count:]), tuple(teacher[-count:]))
+
+
+def describe_maps(student: Mapping[str, MapShape], teacher: Mapping[str, MapShape]) -> str:
+    """Return the sizes of the maps of both networks for a message."""
+    return "; ".join(
+        f"{side}: "
+        + ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in maps.items())
+        for side, maps in (("student", student), ("teacher", teacher))
+    )

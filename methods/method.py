@@ -34,12 +34,14 @@ class Needs:
         features: Penultimate features of the teacher.
         labels: A label for every sample; unlabelled samples are left out.
         unlabelled: Some training samples without a label.
+        unblended: Images of single samples, which mixup and cutmix do not give.
     """
 
     teacher: bool = False
     features: bool = False
     labels: bool = False
     unlabelled: bool = False
+    unblended: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Task:
-    """Sizes of the learning task and of the networks, and the mean over the ranks.
+    """Sizes of the learning task and of the networks, and communication between the ranks.
 
     Attributes:
         classes: K, classes.
@@ -83,6 +85,9 @@ class Task:
         epochs: Epochs of the trial.
         mean: Mean of a tensor over the ranks, returned on every rank; all ranks must call it
             together.
+        gather: Tensors of all ranks, of one shape, concatenated in rank order along dimension 0, on
+            every rank; without a gradient. All ranks must call it together.
+        labels: (n,) int64 labels of the training samples, -1 for unlabelled ones.
         student_features: Length of the student's features.
         teacher_features: Length of the teacher's features; 0 without a teacher.
         student_maps: Shapes of the student's feature maps, by the selected stages.
@@ -93,6 +98,8 @@ class Task:
     samples: int
     epochs: int
     mean: Callable[[Tensor], Tensor] = single_rank_mean
+    gather: Callable[[Tensor], Tensor] = single_rank_mean
+    labels: Tensor | None = None
     student_features: int = 0
     teacher_features: int = 0
     student_maps: Mapping[str, MapShape] = field(default_factory=dict)
@@ -111,13 +118,14 @@ class Progress:
 class ParameterGroup(NamedTuple):
     """Parameters of a method with a common learning rate: the recipe's (None), or their own.
 
-    Their own rate follows the recipe's schedule if `scheduled` is set, else it is constant. Weight
-    decay is always 0.
+    Their own rate follows the recipe's schedule if `scheduled` is set, else it is constant. They
+    have the recipe's weight decay if `decayed` is set, else none.
     """
 
     parameters: list[nn.Parameter]
     learning_rate: float | None = None
     scheduled: bool = True
+    decayed: bool = False
 
 
 # Inside `Method` the name `Settings` is its class attribute, which an annotation cannot use.
@@ -131,11 +139,15 @@ class Method(nn.Module):
     `needs` and `provenance` (paper, and certainty of its parts), and implements `forward`. If the
     needs depend on the settings, an instance has its own `needs`; the class has those of the
     default settings. Everything beyond this core is a capability (`methods/capabilities.py`).
+
+    DDP broadcasts buffers from rank 0 before each step, unless `has_equal_buffers` declares that
+    the method itself keeps them equal on all ranks.
     """
 
     Settings: ClassVar[type[AnySettings]] = Settings
     needs: Needs = Needs()
     provenance: ClassVar[str] = ""
+    has_equal_buffers: ClassVar[bool] = False
 
     def __init__(self, settings: AnySettings) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from search_spaces import (
     akd,
     attention_transfer,
+    crd,
     cross_entropy,
     dml,
     dual_student,
@@ -10,6 +11,7 @@ from search_spaces import (
     ic_kd,
     kd,
     kd_aif,
+    review_kd,
     tf_kd,
     ttm,
     wttm,
@@ -29,6 +31,8 @@ SPACES: dict[str, Space] = {
     "tf_kd": Space(tf_kd.POINTS, tf_kd.space),
     "fitnet": Space(fitnet.POINTS, fitnet.space),
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
+    "crd": Space(crd.POINTS, crd.space),
+    "review_kd": Space(review_kd.POINTS, review_kd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

@@ -140,6 +140,10 @@ class TrialContext:
         dist.all_gather(values, value.contiguous(), group=self.group)
         return values
 
+    def all_gather_rows(self, value: Tensor) -> Tensor:
+        """Return the rows of all ranks, equally many of each, in rank order, on every rank."""
+        return torch.cat(self.all_gather(value)) if self.world_size > 1 else value
+
     def broadcast_tensor(self, value: Tensor, source: int = 0) -> Tensor:
         """Broadcast a tensor from the rank `source` in place; return it on every rank.
 

@@ -41,8 +41,14 @@ from search_spaces import SPACES
 
 CLASSES, FEATURES, SAMPLES, SIZE = 10, 6, 24, 8
 STAGES = {"stage1": MapShape(4, 6, 6), "stage2": MapShape(6, 3, 3), "stage3": MapShape(8, 2, 2)}
+LABELS = torch.arange(SAMPLES) % CLASSES
 TASK = Task(
-    classes=CLASSES, samples=SAMPLES, epochs=3, student_features=FEATURES, teacher_features=FEATURES
+    classes=CLASSES,
+    samples=SAMPLES,
+    epochs=3,
+    labels=LABELS,
+    student_features=FEATURES,
+    teacher_features=FEATURES,
 )
 DRAWS = 20  # of a search space
 LARGE = 1e4  # scale of extreme logits
@@ -140,7 +146,7 @@ def teacher_knowledge() -> Knowledge:
     """Return random outputs of a teacher on the small task."""
     generator = torch.Generator().manual_seed(1)
     output = _output(_draw(generator, SAMPLES, 3.0, torch.float32), generator)
-    return Knowledge(output.logits, output.features, torch.arange(SAMPLES) % CLASSES)
+    return Knowledge(output.logits, output.features, LABELS)
 
 
 def _output(logits: Tensor, generator: torch.Generator) -> Output:

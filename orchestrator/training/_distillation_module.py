@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -198,6 +198,10 @@ def replicate(distillation_module: DistillationModule, context: TrialContext) ->
     """Return the module, wrapped by DDP if several workers train it."""
     if context.world_size == 1:
         return distillation_module
+    if distillation_module.method.has_equal_buffers:
+        equal = [f"method.{name}" for name, _ in distillation_module.method.named_buffers()]
+        ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+        ignore(distillation_module, equal)
     ids = [context.device.index] if context.device.type == "cuda" else None
     return cast(
         nn.Module,

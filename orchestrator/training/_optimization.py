@@ -21,10 +21,13 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return SGD or AdamW over the student, then over the groups of the method's own parameters.
 
-    The method's groups have no weight decay.
+    The method's groups have no weight decay, unless they declare the recipe's.
     """
     groups: list[dict[str, Any]] = [{"params": list(student.parameters())}]
-    groups += [{"params": group.parameters, "weight_decay": 0.0} for group in method_groups]
+    groups += [
+        {"params": group.parameters, "weight_decay": recipe.weight_decay if group.decayed else 0.0}
+        for group in method_groups
+    ]
     # one kernel per group, which also serves the gradient scaler without waiting for the device
     common: dict[str, Any] = {
         "lr": recipe.learning_rate,

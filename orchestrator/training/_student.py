@@ -84,10 +84,11 @@ class TrainedStudent:
         )
         self.distillation_module = DistillationModule(self.student, self.method, *types)
         self.mean: Callable[[Tensor], Tensor] = self.context.mean
+        self.gather: Callable[[Tensor], Tensor] = self.context.all_gather_rows
         if self.recipe.compile == "step":
             self.distillation_module.compile_step(device)
             if self.context.world_size > 1:
-                self.mean = without_compiler(self.mean)
+                self.mean, self.gather = map(without_compiler, (self.mean, self.gather))
         self.distillation_module.mean = self.mean
         self.distillation_module.all_labelled = batches.all_labelled
         weights = compute_class_weights(configuration.data, batches.class_sizes)
@@ -126,6 +127,8 @@ class TrainedStudent:
         # loading the teacher may draw random numbers, unless it is in memory already
         seed_everything(self.configuration.seed, METHOD)
         self.method.prepare(knowledge, task)
+        if self.recipe.sync_batch_norm:
+            synchronise(self.method, self.context)
         self.method.to(self.context.device)
         self.module = replicate(self.distillation_module, self.context)
         self.method_groups = self.method.parameter_groups()
@@ -157,6 +160,8 @@ class TrainedStudent:
             len(dataset.train),
             self.recipe.epochs,
             self.mean,
+            self.gather,
+            torch.tensor(dataset.train.labels),
             student_features=count_features(self.student),
             teacher_features=count_features(teacher) if teacher else 0,
             student_maps=map_shapes(self.student, dataset.shape, stages.student),

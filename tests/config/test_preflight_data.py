@@ -67,6 +67,12 @@ def test_one_of_several_methods_may_use_sample_weights() -> None:
         check_search(load(None, [*several, "data.mixing=mixup"]))
 
 
+def test_blended_images_are_refused_for_a_method_of_single_samples() -> None:
+    with refused("data.mixing", "cutmix", ("none",)):
+        check_train(load(None, ["method.name=crd", "data.mixing=cutmix"]))
+    check_train(load(None, ["method.name=crd", "data.sampling=balanced"]))
+
+
 def test_a_sweep_with_validation_in_training_is_refused() -> None:
     joined = load(None, ["data.validation_in_training=true"])
     with refused("data.validation_in_training", True, (False,)):

@@ -27,6 +27,13 @@ def test_maps_of_the_teacher_that_are_used_are_returned() -> None:
     assert check_feature_maps(kd, False, CLASSES, SHAPE) == []
 
 
+def test_batch_of_one_sample_suits_a_method_without_batch_norm() -> None:
+    check_feature_maps(configured("training.batch_size=1"), False, CLASSES, SHAPE)
+    review = ("method.name=review_kd", "training.batch_size=2", "resources.workers=2")
+    synced = configured(*review, "training.sync_batch_norm=true")
+    check_feature_maps(synced, False, CLASSES, SHAPE)
+
+
 def test_networks_of_all_students_and_searched_methods_are_checked() -> None:
     methods = "search.methods=[kd, attention_transfer]"
     check_feature_maps(load(None, [methods, *CNN]), True, CLASSES, SHAPE)
@@ -39,6 +46,14 @@ def test_networks_of_all_students_and_searched_methods_are_checked() -> None:
     ("pairs", "expected"),
     [
         (("method.teacher_stage=7",), ("method.teacher_stage", 7, (0, 3))),
+        (
+            ("method.regressor=released", "training.batch_size=1"),
+            ("training.batch_size", 1, (2, None)),
+        ),
+        (
+            ("method.name=review_kd", "training.batch_size=2", "resources.workers=2"),
+            ("training.batch_size", 2, (4, None)),
+        ),
         (("training.compile=true",), ("training.compile", True, (False,))),
         (("training.compile=step",), ("training.compile", "step", (False,))),
         (

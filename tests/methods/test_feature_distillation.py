@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from methods import Batch, Output, SettingsError, Task
+from methods import Batch, Output, SettingsError, Task, build_method
 from methods.attention_transfer import AttentionTransfer, attention
 from methods.feature_distillation import pool_to_smaller
 from methods.feature_maps import FeatureStages, MapShape, select_stage
@@ -46,8 +46,9 @@ def fitnet(student: Tensor, teacher: Tensor, **settings: Any) -> FitNet:
 def test_hint_equals_a_loop_over_positions() -> None:
     student, teacher = draw(SIZE, 2, 4, 4).float(), draw(SIZE, 3, 2, 2, seed=5).float()
     method, total = fitnet(student, teacher), 0.0
-    weight, bias = method.regressor.weight[:, :, 0, 0], method.regressor.bias
-    assert bias is not None
+    regressor = method.regressor
+    assert isinstance(regressor, nn.Conv2d) and regressor.bias is not None
+    weight, bias = regressor.weight[:, :, 0, 0], regressor.bias
     for sample in range(SIZE):
         for row in range(2):
             for column in range(2):
@@ -147,8 +148,10 @@ def test_attention_ignores_the_scale_and_the_order_of_channels() -> None:
 
 def test_map_with_a_single_position_is_refused() -> None:
     shapes = {"stage1": MapShape(8, 1, 1)}
-    with refused("stages", 0, error=SettingsError):
-        transfer().prepare(None, Task(CLASSES, 9, 2, student_maps=shapes, teacher_maps=shapes))
+    larger = {"stage3": MapShape(4, 7, 6)}
+    with refused("stages", 0, error=SettingsError) as caught:
+        transfer().prepare(None, Task(CLASSES, 9, 2, student_maps=shapes, teacher_maps=larger))
+    assert "stage1 8x1x1" in str(caught.value) and "stage3 4x7x6" in str(caught.value)
 
 
 def test_maps_are_averaged_to_the_smaller_sides() -> None:
@@ -172,3 +175,56 @@ def test_objective_is_the_weighted_sum_of_its_terms(alpha: float) -> None:
     without = replace(batch, student_maps={}, teacher_maps={})
     with pytest.raises(ValueError, match="feature maps"):
         transfer()(without)
+
+
+RELEASED = {(4, 4): (4, 4), (8, 8): (4, 4), (3, 2): (6, 4), (7, 6): (5, 6)}
+
+
+@pytest.mark.parametrize(("student", "teacher"), RELEASED.items())
+def test_released_regressor_gives_the_size_of_the_teacher(
+    student: tuple[int, int], teacher: tuple[int, int]
+) -> None:
+    maps, hint = draw(SIZE, 2, *student).float(), draw(SIZE, 3, *teacher, seed=1).float()
+    method = fitnet(maps, hint, regressor="released")
+    guess = method.regressor(maps)
+    assert guess.shape == hint.shape
+    # the batch norm of a batch: each channel has mean 0 and variance 1
+    torch.testing.assert_close(guess.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(guess.var((0, 2, 3), correction=0), torch.ones(3), atol=1e-2, rtol=0)
+    term = method.feature_term(batch_of({"stage2": maps}, {"stage2": hint}))
+    torch.testing.assert_close(term, (guess.clamp(min=0) - hint).square().mean())
+    assert all(group.decayed for group in method.parameter_groups()) and not list(method.buffers())
+    assert not fitnet(maps, hint).parameter_groups()[0].decayed
+
+
+def test_released_regressor_that_does_not_exist_is_refused_with_both_sizes() -> None:
+    with refused("regressor", "released", ("pointwise",), error=SettingsError) as caught:
+        fitnet(draw(SIZE, 2, 3, 3), draw(SIZE, 4, 8, 8), regressor="released")
+    assert "2x3x3" in str(caught.value) and "4x8x8" in str(caught.value)
+
+
+def test_additive_form_has_the_whole_cross_entropy() -> None:
+    maps = {"stage1": draw(SIZE, 3, 4, 4).float()}
+    batch = batch_of(maps, {"stage1": draw(SIZE, 2, 4, 4, seed=4).float()})
+    objective = transfer(alpha=1.0, beta=20.0, form="additive")(batch)
+    terms = objective.terms
+    expected = terms["cross_entropy"] + terms["distillation"] + 20 * terms["features"]
+    torch.testing.assert_close(objective.loss, expected)
+
+
+def test_logit_term_of_wttm_is_that_of_the_method() -> None:
+    maps = {"stage1": draw(SIZE, 3, 4, 4).float()}
+    batch = batch_of(maps, maps)
+    combined = transfer(alpha=4.0, form="additive", logit_term="wttm", temperature=5.0)(batch)
+    wttm = {"form": "additive", "beta": 4.0, "normalize": False, "temperature": 5.0}
+    alone = build_method("wttm", {**wttm, "mean_power_sum": False})
+    alone.prepare(None, Task(CLASSES, 9, 2))
+    assert combined.terms["features"].item() == 0
+    torch.testing.assert_close(combined.loss, alone(batch).loss)
+
+
+def test_weight_above_one_needs_the_additive_form() -> None:
+    with refused("alpha", 1.5, (0, 1), error=SettingsError):
+        transfer(alpha=1.5)
+    with refused("alpha", 101.0, error=SettingsError):
+        transfer(alpha=101.0, form="additive")

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ic_kd, teacher-free": ("method.paradigm=teacher_free", "method.bank=momentum"),
     "ic_kd, online": ("method.paradigm=online", "method.bank=ema", *PEER),
     "tf_kd": (),
+    "crd": ("method.negatives=64", "method.width=8"),
 }
 
 
@@ -169,6 +170,7 @@ def test_forward_and_loss_are_one_graph(trial: Trial) -> None:
     [
         "kd, linear alpha",
         "akd, bilevel",
+        "crd",
         pytest.param("akd, acc", marks=pytest.mark.slow),
         pytest.param("dual_student", marks=pytest.mark.slow),
     ],
@@ -229,7 +231,7 @@ def overwriting(
     @functools.wraps(compute)
     def replay(*arguments: Any) -> tuple[Any, Objective]:
         for tensor in last:
-            tensor.detach().fill_(torch.nan)
+            tensor.detach().fill_(torch.nan if tensor.is_floating_point() else -1)
         output, objective = compute(*arguments)
         kept = [each for module in method.modules() for each in vars(module).values()]
         last[:] = [*objective.terms.values(), *(each for each in kept if torch.is_tensor(each))]
@@ -238,7 +240,7 @@ def overwriting(
     return replay
 
 
-@pytest.mark.parametrize("case", ["kd", "akd, acc", "akd, label", "dual_student"])
+@pytest.mark.parametrize("case", ["kd", "akd, acc", "akd, label", "dual_student", "crd"])
 def test_outputs_are_copied_before_a_replay_overwrites_them(
     trial: Trial, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

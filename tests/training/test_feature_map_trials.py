@@ -117,7 +117,7 @@ def _watched(source: Any, used: set[type]) -> Callable[..., Any]:
     return answered
 
 
-@pytest.mark.parametrize("method", ["fitnet", "attention_transfer"])
+@pytest.mark.parametrize("method", ["fitnet", "attention_transfer", "crd", "review_kd"])
 @pytest.mark.parametrize("augmentation", ["none", "crop"])
 def test_resumed_trial_is_bit_identical(method: str, augmentation: str, distil_maps: Make) -> None:
     pairs = (f"method.name={method}", f"data.augmentation={augmentation}", "method.alpha=0.5")

@@ -1,4 +1,4 @@
-"""Train with feature maps in two processes (gloo): both ranks equal a single worker."""
+"""Train with feature maps or features in two processes (gloo): both ranks equal one worker."""
 
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ COMMON = (
 TRIALS = {  # an mlp has no batch norm, which depends on the number of ranks
     "cached": ("method.name=fitnet", "data.augmentation=none"),
     "online": ("method.name=fitnet", "data.augmentation=crop", "data.views=2"),
+    "batch norm": ("method.name=review_kd", "method.warmup=0.0", "training.sync_batch_norm=true"),
+    "banks": ("method.name=crd", "method.negatives=16", "method.beta=0.1", "method.width=8"),
 }
 
 
@@ -57,7 +59,7 @@ def add_cnn(spec: TrialSpec) -> None:
 
 
 def states(spec: TrialSpec) -> dict[str, Tensor]:
-    """Return the student and the regressor of a finished trial."""
+    """Return the student and the method's tensors of a finished trial."""
     folder = spec.folder / "checkpoint"
     return load_file(folder / "student.safetensors") | load_file(folder / "method.safetensors")
 
@@ -80,7 +82,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_workers_train_the_student_of_one(root: Path) -> None:
     first, second = on_every_rank(2, worker, root)
-    assert len(first) == 4 and second == []
+    assert len(first) == 2 * len(TRIALS) and second == []
     for name in TRIALS:
         alone = trial(root, name, f"{name}-1")
         alone = alone.model_copy(update={"knowledge": root / "other"})  # fills its own cache

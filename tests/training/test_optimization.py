@@ -115,6 +115,17 @@ def test_adamw_moves_each_weight_by_the_rate_at_first() -> None:
     )
 
 
+@pytest.mark.parametrize("decayed", [False, True])
+def test_method_has_the_weight_decay_of_the_recipe_if_it_declares_so(decayed: bool) -> None:
+    own = nn.Linear(1, 1, bias=False)
+    start = own.weight.item()
+    group = ParameterGroup(list(own.parameters()), decayed=decayed)
+    optimizer = build_optimizer(recipe(weight_decay=0.5, momentum=0), nn.Linear(1, 1), [group])
+    own.weight.grad = torch.zeros_like(own.weight)
+    optimizer.step()
+    assert own.weight.item() == pytest.approx(start * (1 - 0.4 * 0.5 * decayed), abs=1e-6)
+
+
 RECIPES: list[dict[str, Any]] = [
     {"momentum": 0.9},
     {"momentum": 0.9, "nesterov": True},

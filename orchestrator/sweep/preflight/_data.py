@@ -18,10 +18,13 @@ def check_data(configuration: Configuration, searching: bool) -> None:
     """
     data = configuration.data
     for name in trained_methods(configuration, searching):
-        if not any(
-            isinstance(method, WeightsSamples)
-            for method in build_variants(configuration, name, searching)
-        ):
+        variants = list(build_variants(configuration, name, searching))
+        if data.mixing != "none" and any(method.needs.unblended for method in variants):
+            raise ConfigurationError(
+                f"data.mixing = {data.mixing!r} blends two samples into one image, but method "
+                f"{name} contrasts single samples: set data.mixing=none, or choose another method"
+            ).with_details("data.mixing", data.mixing, ("none",))
+        if not any(isinstance(method, WeightsSamples) for method in variants):
             continue
         if data.mixing != "none":
             raise ConfigurationError(

@@ -368,22 +368,17 @@ def _maps_lines(
     variants: list[Maps],
     cached: bool,
 ) -> dict[str, str]:
-    """Return the lines about feature maps, and about a cache that no method can use for them."""
-    samples = summary.sizes.train
-    line = maps_line(configuration, variants, samples, summary.augmentation, cached)
-    if not line:
-        return {}
-    in_cache = select_cached_maps(configuration, variants, samples, summary.augmentation)
-    if (
-        cached
-        and not in_cache
-        and all(
-            isinstance(method, UsesFeatureMaps) or not method.needs.teacher
-            for method in build_all_variants(configuration, searching)
-        )
-    ):
-        return {"feature maps": line, "cache": "not used: the teacher runs at every step"}
-    return {"feature maps": line}
+    """Return the lines about feature maps, and about a cache that no method can use."""
+    samples, augmentation = summary.sizes.train, summary.augmentation
+    line = maps_line(configuration, variants, samples, augmentation, cached)
+    lines = {"feature maps": line} if line else {}
+    in_cache = select_cached_maps(configuration, variants, samples, augmentation)
+    varies = byte_sizes.varies(configuration, augmentation)
+    taught = [each for each in build_all_variants(configuration, searching) if each.needs.teacher]
+    alone = [isinstance(each, UsesFeatureMaps) or each.needs.features & varies for each in taught]
+    if cached and not in_cache and alone and all(alone):
+        lines["cache"] = "not used: the teacher runs at every step"
+    return lines
 
 
 def _data_line(summary: DataSummary) -> str:

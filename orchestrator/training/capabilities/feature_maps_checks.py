@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from torch import nn
+
 from methods import Method, SettingsError, Task
 from methods.capabilities import UsesFeatureMaps
 from methods.feature_maps import MapShape
@@ -11,7 +13,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build_on_meta
 from orchestrator.models.feature_maps import feature_stages, map_shapes
-from orchestrator.models.network import Shape
+from orchestrator.models.network import Shape, count_features
 from orchestrator.training.capabilities._possible_students import possible_students
 
 Maps = dict[str, MapShape]  # the teacher's maps, by stage
@@ -26,8 +28,8 @@ def check_feature_maps(
         The teacher's maps that each variant of a method uses.
 
     Raises:
-        ConfigurationError: A network lacks a stage, a map does not suit the method, or networks are
-            compiled.
+        ConfigurationError: A network lacks a stage, a map does not suit the method, a worker has
+            one sample for a batch norm of the method, or networks are compiled.
     """
     variants: list[Maps] = []
     methods = list(_methods(configuration, searching))
@@ -46,6 +48,8 @@ def check_feature_maps(
                     classes,
                     1,
                     configuration.training.epochs,
+                    student_features=count_features(student),
+                    teacher_features=count_features(teacher),
                     student_maps=map_shapes(student, shape, stages.student),
                     teacher_maps=maps,
                 )
@@ -57,6 +61,7 @@ def check_feature_maps(
                     f"{teacher.name!r}: {error}",
                     "method",
                 ) from error
+            _refuse_single_samples(configuration, name, method)
             used |= maps
         variants.append(used)
     return variants
@@ -132,3 +137,16 @@ def _refuse_compiled(configuration: Configuration, name: str) -> None:
             f"training.compile = {str(value).lower()} is not allowed with method {name}, which "
             "uses feature maps: a compiled network does not give them; set training.compile=false"
         ).with_details("training.compile", value, (False,))
+
+
+def _refuse_single_samples(configuration: Configuration, name: str, method: Method) -> None:
+    recipe = configuration.training
+    sharing = 1 if recipe.sync_batch_norm else configuration.replicas
+    normalises = any(isinstance(module, nn.BatchNorm2d) for module in method.modules())
+    if normalises and recipe.batch_size // sharing == 1:
+        sync = ", or set training.sync_batch_norm=true" if sharing > 1 else ""
+        raise ConfigurationError(
+            f"training.batch_size = {recipe.batch_size} leaves one sample of a step for each "
+            f"worker, but method {name} has batch normalisation, which needs several: give at "
+            f"least {2 * sharing}{sync}"
+        ).with_details("training.batch_size", recipe.batch_size, (2 * sharing, None))
