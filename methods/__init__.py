@@ -8,6 +8,7 @@ from methods.attention_transfer import AttentionTransfer
 from methods.batch import Batch, Mix, Output
 from methods.capabilities import LookAhead, check_capabilities
 from methods.cross_entropy import CrossEntropy
+from methods.dkd import DKD
 from methods.dml import DML
 from methods.dual_student import DualStudent
 from methods.fitnet import FitNet
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "tf_kd": TfKD,
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
+    "dkd": DKD,
 }
 
 
@@ -61,6 +63,7 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
 
 __all__ = [
     "AKD",
+    "DKD",
     "DML",
     "ICKD",
     "KD",

@@ -7,10 +7,11 @@ from torch.nn import functional
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Needs, Objective
-from methods.settings import Settings, Temperature
+from methods.settings import Temperature
+from methods.standardization import StandardizationSettings
 
 
-class FeatureSettings(Settings):
+class FeatureSettings(StandardizationSettings):
     """Hyper-parameters of the labels, the teacher's logits and the feature term."""
 
     beta: float = Field(100.0, description="Weight of the feature term.", ge=0)
@@ -43,7 +44,8 @@ class FeatureMethod(Method):
         terms = {"cross_entropy": hard.detach(), "features": features.detach()}
         loss = (1 - chosen.alpha) * hard + chosen.beta * features
         if chosen.alpha > 0:
-            logits, temperature = (batch.teacher_logits, batch.student.logits), chosen.temperature
+            temperature, scaled = chosen.temperature, chosen.scale_logits
+            logits = scaled(batch.teacher_logits), scaled(batch.student.logits)
             soft = temperature**2 * losses.tempered_kl(*logits, temperature).mean()
             loss, terms["distillation"] = loss + chosen.alpha * soft, soft.detach()
         return Objective(loss, terms)

@@ -4,6 +4,7 @@ from search_spaces import (
     akd,
     attention_transfer,
     cross_entropy,
+    dkd,
     dml,
     dual_student,
     fitnet,
@@ -29,6 +30,7 @@ SPACES: dict[str, Space] = {
     "tf_kd": Space(tf_kd.POINTS, tf_kd.space),
     "fitnet": Space(fitnet.POINTS, fitnet.space),
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
+    "dkd": Space(dkd.POINTS, dkd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

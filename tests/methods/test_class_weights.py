@@ -29,6 +29,7 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("tf_kd", (("alpha", 0.1), ("form", "released"))): 0.9,
     ("fitnet", (("alpha", 0.2),)): 0.8,
     ("attention_transfer", ()): 1,
+    ("dkd", ()): 1,
 }
 
 
