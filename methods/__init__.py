@@ -8,6 +8,7 @@ from methods.attention_transfer import AttentionTransfer
 from methods.batch import Batch, Mix, Output
 from methods.capabilities import LookAhead, check_capabilities
 from methods.cross_entropy import CrossEntropy
+from methods.dist import DIST
 from methods.dkd import DKD
 from methods.dml import DML
 from methods.dual_student import DualStudent
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "fitnet": FitNet,
     "attention_transfer": AttentionTransfer,
     "dkd": DKD,
+    "dist": DIST,
 }
 
 
@@ -63,6 +65,7 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
 
 __all__ = [
     "AKD",
+    "DIST",
     "DKD",
     "DML",
     "ICKD",

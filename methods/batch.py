@@ -102,7 +102,8 @@ class Batch:
         """Return the mean of a tensor over the ranks, with the gradient of this rank's value.
 
         DDP averages gradients over the ranks. A loss that is a function of such means, the same on
-        all ranks, therefore has the gradient of the global batch.
+        all ranks, therefore has the gradient of the global batch. A value that is computed from
+        another mean over the ranks must treat that one as a constant.
         """
         own = value.detach()
         return value + (self.mean(own) - own)

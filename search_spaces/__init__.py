@@ -4,6 +4,7 @@ from search_spaces import (
     akd,
     attention_transfer,
     cross_entropy,
+    dist,
     dkd,
     dml,
     dual_student,
@@ -31,6 +32,7 @@ SPACES: dict[str, Space] = {
     "fitnet": Space(fitnet.POINTS, fitnet.space),
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
     "dkd": Space(dkd.POINTS, dkd.space),
+    "dist": Space(dist.POINTS, dist.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

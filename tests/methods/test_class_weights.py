@@ -30,6 +30,7 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("fitnet", (("alpha", 0.2),)): 0.8,
     ("attention_transfer", ()): 1,
     ("dkd", ()): 1,
+    ("dist", ()): 1,
 }
 
 

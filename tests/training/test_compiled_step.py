@@ -61,6 +61,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "ic_kd, teacher-free": ("method.paradigm=teacher_free", "method.bank=momentum"),
     "ic_kd, online": ("method.paradigm=online", "method.bank=ema", *PEER),
     "tf_kd": (),
+    "dkd": ("method.warmup=1.0", "method.standardize=true"),
+    "dist": (),
 }
 
 
@@ -73,6 +75,7 @@ SLOW = (
     "dual_student, in turn",
     "kd_aif, both",
     "ic_kd, online",
+    "dist",
 )
 
 
