@@ -9,6 +9,8 @@ from methods.batch import Batch, Mix, Output
 from methods.capabilities import LookAhead, check_capabilities
 from methods.crd import CRD
 from methods.cross_entropy import CrossEntropy
+from methods.dist import DIST
+from methods.dkd import DKD
 from methods.dml import DML
 from methods.dual_student import DualStudent
 from methods.fitnet import FitNet
@@ -44,6 +46,8 @@ METHODS: dict[str, type[Method]] = {
     "attention_transfer": AttentionTransfer,
     "crd": CRD,
     "review_kd": ReviewKD,
+    "dkd": DKD,
+    "dist": DIST,
 }
 
 
@@ -66,6 +70,8 @@ def build_method(name: str, settings: Mapping[str, Any]) -> Method:
 __all__ = [
     "AKD",
     "CRD",
+    "DIST",
+    "DKD",
     "DML",
     "ICKD",
     "KD",

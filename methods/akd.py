@@ -12,10 +12,11 @@ from methods.batch import Batch
 from methods.cam import ContextAware, class_weights
 from methods.method import Knowledge, ParameterGroup, Task
 from methods.settings import Positive, SettingsError, Temperature, override
+from methods.standardization import StandardizationSettings
 from methods.weighted import AlphaWeightedMethod, Soft
 
 
-class AKDSettings(AlphaSettings):
+class AKDSettings(AlphaSettings, StandardizationSettings):
     """Hyper-parameters of AKD: those of alpha and of the Context-Aware Module (cam).
 
     By default the gap formula `ratio` sets alpha.
@@ -107,14 +108,12 @@ class AKD(AlphaWeightedMethod):
         """
         temperature = self.settings.temperature
         if self.context is None:
-            divergence = losses.tempered_kl(
-                batch.teacher_logits, batch.student.logits, temperature
-            )  # (B,)
+            divergence = losses.tempered_kl(*self._logits(batch), temperature)  # (B,)
             return self._scaled(divergence)
         (log_p, log_mixed), kind = self._teacher(batch), losses.full_type(batch.student.logits)
         target_log_p = log_mixed if self.settings.cam_grad == "joint" else log_mixed.detach()
         divergence = losses.kl_divergence(
-            target_log_p, losses.log_softmax(batch.student.logits.double(), temperature)
+            target_log_p, losses.log_softmax(self._logits(batch)[1].double(), temperature)
         ).to(kind)
         labelled = batch.labelled * batch.unweighted_cross_entropy(
             0.0, log_mixed.to(kind)
@@ -133,7 +132,7 @@ class AKD(AlphaWeightedMethod):
 
     def class_distributions(self, batch: Batch) -> dict[str, Tensor]:
         """Return the distributions of teacher, student and reweighted teacher at temperature T."""
-        logits_by_source = {"teacher": batch.teacher_logits, "student": batch.student.logits}
+        logits_by_source = dict(zip(("teacher", "student"), self._logits(batch), strict=True))
         shown = {
             name: losses.log_softmax(logits, self.settings.temperature).exp()
             for name, logits in logits_by_source.items()
@@ -146,7 +145,12 @@ class AKD(AlphaWeightedMethod):
         """Return the factor of the module for each class, (B, K), or None without the module."""
         if self.context is None:
             return None
-        return class_weights(self.context(batch.teacher_logits, batch.student.logits))
+        return class_weights(self.context(*self._logits(batch)))
+
+    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the logits (B, K) of teacher and student that T divides."""
+        scaled = self.settings.scale_logits
+        return scaled(batch.teacher_logits), scaled(batch.student.logits)
 
     def _scaled(self, divergence: Tensor, module_loss: Tensor | None = None) -> Soft:
         value = self.settings.temperature**2 * divergence
@@ -158,6 +162,7 @@ class AKD(AlphaWeightedMethod):
     def _teacher(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return log p_T and log p~_T, (B, K) float64 each; only the second has a gradient."""
         assert self.context is not None
-        teacher = losses.log_softmax(batch.teacher_logits.double(), self.settings.temperature)
-        scores = self.context(batch.teacher_logits, batch.student.logits)
+        logits = self._logits(batch)
+        teacher = losses.log_softmax(logits[0].double(), self.settings.temperature)
+        scores = self.context(*logits)
         return teacher, losses.log_softmax(teacher + scores)

@@ -84,6 +84,30 @@ class Batch:
         """
         return values.sum() / _nonzero(self.mean(counted.float().sum()))
 
+    def mean_over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the mean of a loss of the labels over the global batch, (...), as in `mean_over`.
+
+        Blended samples count by their shares.
+
+        Args:
+            loss: Function that returns values (B, ...) from labels (B,); 0 for a label -1.
+        """
+        values = loss(self.labels)
+        if self.mix is not None:
+            share = self.mix.share.view(-1, *[1] * (values.dim() - 1))
+            values = share * values + (1 - share) * loss(self.mix.labels)
+        return values.sum(dim=0) / _nonzero(self._labelled_count)
+
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """Return the mean of a tensor over the ranks, with the gradient of this rank's value.
+
+        DDP averages gradients over the ranks. A loss that is a function of such means, the same on
+        all ranks, therefore has the gradient of the global batch. A value that is computed from
+        another mean over the ranks must treat that one as a constant.
+        """
+        own = value.detach()
+        return value + (self.mean(own) - own)
+
     def cross_entropy(self, label_smoothing: float = 0.0, logits: Tensor | None = None) -> Tensor:
         """Return the mean cross entropy over the labels of the global batch, (), as in `mean_over`.
 

@@ -72,6 +72,7 @@ class DualStudent(PeerMethod):
     All terms are means over the batch, the last one over the peers o, too. H/log K is the entropy
     of the teacher's p at T_w over its largest value. w = 1 - H/log K = D(p || uniform)/log K. It is
     1 for a certain teacher (plain KD) and 0 for a uniform one. u is 1 or H/log K.
+    `standardize` changes both divergences D, and not H.
     """
 
     Settings = DualStudentSettings
@@ -106,7 +107,9 @@ class DualStudent(PeerMethod):
         self.histogram.count(uncertainty)
         weight = self._weights(uncertainty)
         divergence = losses.tempered_kl(
-            batch.teacher_logits, batch.student.logits, chosen.temperature
+            chosen.scale_logits(batch.teacher_logits),
+            chosen.scale_logits(batch.student.logits),
+            chosen.temperature,
         )  # (B,)
         soft = (weight * chosen.temperature**2 * divergence).mean()
         terms = {

@@ -9,10 +9,11 @@ from torch.nn import functional
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Needs, Objective
-from methods.settings import Settings, SettingsError, Temperature
+from methods.settings import SettingsError, Temperature
+from methods.standardization import StandardizationSettings
 
 
-class FeatureSettings(Settings):
+class FeatureSettings(StandardizationSettings):
     """Hyper-parameters of the labels, the teacher's logits and the feature term."""
 
     beta: float = Field(100.0, description="Weight of the feature term.", ge=0)
@@ -84,11 +85,8 @@ class FeatureMethod(Method):
 
     def _logit_term(self, batch: Batch) -> Tensor:
         """Return the mean of the term of the teacher's logits, ()."""
-        teacher, student, temperature = (
-            batch.teacher_logits,
-            batch.student.logits,
-            self.settings.temperature,
-        )
+        temperature, scaled = self.settings.temperature, self.settings.scale_logits
+        teacher, student = scaled(batch.teacher_logits), scaled(batch.student.logits)
         if self.settings.logit_term == "kd":
             return temperature**2 * losses.tempered_kl(teacher, student, temperature).mean()
         divergence = losses.transformed_teacher_kl(teacher, student, temperature)

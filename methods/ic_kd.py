@@ -16,10 +16,11 @@ from methods.bank_plan import BankPlan
 from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.retrieval import Neighbours
-from methods.settings import Settings, SettingsError, Temperature
+from methods.settings import SettingsError, Temperature
+from methods.standardization import StandardizationSettings
 
 
-class ICKDSettings(Settings):
+class ICKDSettings(StandardizationSettings):
     """Hyper-parameters of IC-KD.
 
     With picd = nicd = 0 it is KD in its convex form (offline), or mutual learning (online).
@@ -135,7 +136,7 @@ class ICKD(Method):
 
     KD is T^2 D of the teacher's logits (offline) or the mean over the peers' logits of this step
     (online). With teacher_free it is that of the bank's logits of the same sample; at picd = 1 it
-    is absent.
+    is absent. `standardize` changes these divergences, after the aggregation; NICD has no scale.
     """
 
     Settings = ICKDSettings
@@ -307,5 +308,6 @@ class ICKD(Method):
 
     def _divergence(self, target: Tensor, batch: Batch) -> Tensor:
         """Return T^2 D, (B,), from target logits (B, K)."""
-        temperature = self.settings.temperature
-        return temperature**2 * losses.tempered_kl(target, batch.student.logits, temperature)
+        temperature, scaled = self.settings.temperature, self.settings.scale_logits
+        divergence = losses.tempered_kl(scaled(target), scaled(batch.student.logits), temperature)
+        return temperature**2 * divergence

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LEAST_DEVIATION = 1e-7  # of logits with a scale; less is rounding
 _HALF = (torch.float16, torch.bfloat16)
-_Loss = TypeVar("_Loss", bound=Callable[..., Tensor])
+_Loss = TypeVar("_Loss", bound=Callable[..., Tensor | tuple[Tensor, ...]])
 
 
 def in_full_precision(loss: _Loss) -> _Loss:
@@ -25,7 +26,7 @@ def in_full_precision(loss: _Loss) -> _Loss:
     """
 
     @functools.wraps(loss)
-    def run(first: Tensor, *others: Any, **named: Any) -> Tensor:
+    def run(first: Tensor, *others: Any, **named: Any) -> Tensor | tuple[Tensor, ...]:
         if not torch.is_autocast_enabled(first.device.type):
             return loss(
                 _upcast(first),
@@ -71,6 +72,53 @@ def tempered_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: flo
         log_p, (student_logits.double() / temperature).log_softmax(dim=1)
     )
     return divergence.to(student_logits.dtype)
+
+
+@in_full_precision
+def standardize(logits: Tensor) -> Tensor:
+    """Return the z-scores (B, K) of the logits of each sample (arXiv 2403.01427, equation 9).
+
+    The standard deviation over the classes has the divisor K - 1, as in the released code. Logits
+    that are all equal have no scale: their z-scores and gradient are 0.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    deviation = centred.std(dim=1, keepdim=True)
+    return centred / deviation.where(deviation > LEAST_DEVIATION, math.inf)
+
+
+@in_full_precision
+def decoupled_kl(
+    teacher_logits: Tensor, student_logits: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return TCKD and NCKD, (B,) each, from logits (B, K), both softened (arXiv 2203.08679).
+
+    TCKD is the divergence of the binary distributions (p_y, 1 - p_y), NCKD that of the
+    distributions over the other classes. D(p_T || q_T) = TCKD + (1 - p_y) NCKD (equation 5). A
+    label -1 gives finite values without meaning.
+    """
+    target = labels.clamp(min=0)[:, None]
+    teacher, student = (
+        (logits.double() / temperature).log_softmax(dim=1)
+        for logits in (teacher_logits, student_logits)
+    )
+    known, others = zip(*(_split_target(each, target) for each in (teacher, student)), strict=True)
+    binary = kl_divergence(*known)
+    other_classes = kl_divergence(*others)
+    kind = student_logits.dtype
+    return binary.to(kind), other_classes.to(kind)
+
+
+def _split_target(log_p: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Split log p (B, K) into the two factors of a distribution with a target class (B, 1).
+
+    Returns:
+        (B, 2) log-probabilities of the target and of all other classes; (B, K - 1) those of the
+        other classes among themselves.
+    """
+    first = torch.arange(log_p.shape[1] - 1, device=log_p.device)
+    others = log_p.gather(1, first + (first >= target).long())
+    rest = others.logsumexp(dim=1, keepdim=True)
+    return torch.cat([log_p.gather(1, target), rest], dim=1), others - rest
 
 
 @in_full_precision

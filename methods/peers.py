@@ -10,12 +10,13 @@ from torch import Tensor
 from methods import losses
 from methods.batch import Batch
 from methods.method import Method, Objective, Progress
-from methods.settings import Settings, Temperature
+from methods.settings import Temperature
+from methods.standardization import StandardizationSettings
 
 UpdateOrder = Literal["simultaneous", "alternating"]
 
 
-class PeerSettings(Settings):
+class PeerSettings(StandardizationSettings):
     """Hyper-parameters of peer learning.
 
     The defaults are those of deep mutual learning, except for alternating updates.
@@ -90,10 +91,10 @@ class PeerMethod(Method):
         """
         if self.weight == 0:
             return Objective(own_loss, {**terms, "peer": own_loss.detach().new_zeros(())})
-        temperature = self.settings.peer_temperature
-        student = batch.student.logits
+        temperature, scaled = self.settings.peer_temperature, self.settings.scale_logits
+        student = scaled(batch.student.logits)
         divergences = torch.stack(
-            [losses.tempered_kl(peer, student, temperature) for peer in batch.peer_logits]
+            [losses.tempered_kl(scaled(peer), student, temperature) for peer in batch.peer_logits]
         )  # (P, B)
         peer_term = temperature**2 * divergences.mean(dim=0)
         weighted_term = peer_term if shares is None else shares * peer_term

@@ -5,6 +5,8 @@ from search_spaces import (
     attention_transfer,
     crd,
     cross_entropy,
+    dist,
+    dkd,
     dml,
     dual_student,
     fitnet,
@@ -33,6 +35,8 @@ SPACES: dict[str, Space] = {
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
     "crd": Space(crd.POINTS, crd.space),
     "review_kd": Space(review_kd.POINTS, review_kd.space),
+    "dkd": Space(dkd.POINTS, dkd.space),
+    "dist": Space(dist.POINTS, dist.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

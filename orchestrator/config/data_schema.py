@@ -10,6 +10,7 @@ from orchestrator.config.fields import (
     Deviation,
     Epochs,
     GivenPath,
+    Labelled,
     Mean,
     OpenShare,
     Samples,
@@ -34,6 +35,7 @@ def _check_augmentation(name: str) -> str:
 
 Augmentation = Annotated[str, AfterValidator(_check_augmentation)]
 FILE_SOURCES = ("folder", "csv")  # images stay files, which every epoch decodes
+UNLABELLED_SOURCES = ("npz", "folder")  # may have training images without a label
 COLUMN_SOURCES = ("csv", "hf")  # samples are rows of a table with named columns
 OWN_SOURCES = ("npz", *FILE_SOURCES, "hf")  # files of the user, whose content is unknown
 KnownName = Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100", "SVHN"]
@@ -110,15 +112,15 @@ class Data(Section):
     label_noise: Share = Field(
         0.0, description="Fraction of the training labels that are replaced by another class."
     )
-    labelled: Samples | None = Field(
+    labelled: Labelled | None = Field(
         None,
         description="Training samples that keep their label, drawn with stratification; null keeps "
-        "all labels.",
+        "all labels, 0 none: students then learn from a teacher with given weights alone.",
     )
     labelled_share: OpenShare = Field(
         0.25,
         description="Fraction of labelled samples in a batch, drawn with replacement; used only "
-        "with data.labelled.",
+        "if some samples are labelled and others are not.",
     )
     validation_in_training: bool = Field(
         False,

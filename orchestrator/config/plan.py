@@ -451,7 +451,7 @@ def require_batches(
             labelled_alone,
         )
     ]
-    if configuration.teacher:
+    if configuration.teacher and labelled != 0:  # without labels its weights are given
         parts.append(
             ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
         )

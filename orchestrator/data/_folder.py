@@ -11,7 +11,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_folder
 from orchestrator.data import checks
 from orchestrator.data._listing import LAYOUT, SUFFIXES, Listing, list_images
-from orchestrator.data._parts import Part, Parts
+from orchestrator.data._parts import Part, Parts, without_labels
 
 # increase when the same files give other images, so that stored results are not reused
 VERSION = "2"
@@ -25,16 +25,23 @@ def load(config: Data, raw: Path) -> Parts:
     """
     root = _root(config)
     listing = list_images(root)
+    first = root / next(iter(listing.splits.values()))
     classes = tuple(
-        checks.require_printable(
-            f"the class folder {root / 'train' / each!r}", each, str(root / "train" / each)
-        )
+        checks.require_printable(f"the class folder {first / each!r}", each, str(first / each))
         for each in listing.classes
     )
     parts = {
         part: _part(root, split, listing, part, classes) for part, split in listing.splits.items()
     }
-    return Parts(parts["train"], parts.get("validation"), parts["test"], classes, root.resolve())
+    unlabelled = np.array([os.fsencode(path) for path in listing.unlabelled], dtype=bytes)
+    return Parts(
+        parts.get("train", without_labels(unlabelled[:0])),
+        parts.get("validation"),
+        parts["test"],
+        classes,
+        root.resolve(),
+        unlabelled=unlabelled if len(unlabelled) else None,
+    )
 
 
 def identity(config: Data) -> list[Any]:
@@ -43,6 +50,7 @@ def identity(config: Data) -> list[Any]:
     listing = list_images(root)
     parts = sorted(listing.splits, key=listing.splits.__getitem__)
     paths = [path for part in parts for images in listing.images[part].values() for path in images]
+    paths += listing.unlabelled
     return [VERSION, str(root.resolve()), [_status(root, path) for path in paths]]
 
 
@@ -73,7 +81,8 @@ def _part(root: Path, split: str, listing: Listing, part: str, classes: tuple[st
     known = set(classes)
     if unknown := [name for name in images if name not in known]:
         raise ConfigurationError(
-            f"{root / split / unknown[0]} is a class folder that {root / 'train'} does not have: "
+            f"{root / split / unknown[0]} is a class folder that "
+            f"{root / next(iter(listing.splits.values()))} does not have: "
             f"add it there, or remove it"
         ).with_details(str(root / split / unknown[0]), unknown[0], classes)
     if empty := [name for name in classes if not images.get(name)]:

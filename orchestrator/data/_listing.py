@@ -12,6 +12,7 @@ JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), (".ppm", ".pgm", ".pb
 SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", *NETPBM, ".tif", ".tiff")
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg (or valid/, validation/) or test/CLASS/*.jpg"
 VALIDATION = ("val", "valid", "validation")
+UNLABELLED = "unlabelled"  # folder of training images without a label, at any depth
 MOST_KINDS = 12  # listed in one message
 # besides names that begin with a dot; lower case
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")
@@ -84,17 +85,21 @@ class Unread:
 class Listing:
     """Images of each part by class, as sorted paths below the root.
 
-    `splits` maps each part to the name of its folder.
+    `splits` maps each part to the name of its folder. `unlabelled` are training images.
     """
 
     splits: dict[str, str]
     images: dict[str, dict[str, list[str]]]
     unread: Unread
+    unlabelled: list[str]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the classes of the training part, in the order of their labels."""
-        return tuple(self.images["train"])
+        """Return the classes in the order of their labels.
+
+        They are those of the training part, or of the validation part without labels in training.
+        """
+        return tuple(self.images[next(iter(self.splits))])
 
 
 def list_images(root: Path) -> Listing:
@@ -102,17 +107,24 @@ def list_images(root: Path) -> Listing:
 
     Folders within a class are followed, including links, each folder once. `test/` is the test part
     and the validation folder is the validation part. Without `test/`, the validation folder is the
-    test part.
+    test part. `unlabelled/` has training images without a label; without `train/` they are all.
 
     Raises:
         ConfigurationError: A part or its class folders are missing, or a folder cannot be read.
     """
     unread = Unread(root)
     entries = _scan_folder(root)
-    splits = _splits(root, [entry.name for entry in entries if _is_folder(entry)])
-    _add_unread(entries, unread, "images outside the parts", set(splits.values()))
+    present = [entry.name for entry in entries if _is_folder(entry)]
+    splits = _splits(root, present)
+    _add_unread(entries, unread, "images outside the parts", {*splits.values(), UNLABELLED})
     images = {part: _list_classes(root / split, unread) for part, split in splits.items()}
-    return Listing(splits, images, unread)
+    unlabelled = _list_class(root / UNLABELLED, unread) if UNLABELLED in present else []
+    if not unlabelled and "train" not in splits:
+        raise ConfigurationError(
+            f"{root / UNLABELLED} has 0 images, and there is no train/: add images "
+            f"({', '.join(SUFFIXES)})"
+        ).with_details(str(root / UNLABELLED), 0, (1, None))
+    return Listing(splits, images, unread, unlabelled)
 
 
 def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
@@ -123,6 +135,8 @@ def _splits(root: Path, present: Sequence[str]) -> dict[str, str]:
             f"data.path = {root} has {both}, and only one folder can be the validation part: "
             f"keep one"
         ).with_details("data.path[validation]", tuple(validation), "one of them")
+    if "train" not in present and UNLABELLED in present and validation and "test" in present:
+        return {"validation": validation[0], "test": "test"}
     if "train" not in present or not (validation or "test" in present):
         missing = "train/" if "train" not in present else "val/ and no test/"
         raise ConfigurationError(

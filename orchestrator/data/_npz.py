@@ -21,11 +21,14 @@ from orchestrator.core.paths import read_file
 from orchestrator.core.text import shorten
 from orchestrator.data import checks
 from orchestrator.data._listing import describe_unread
-from orchestrator.data._parts import Part, Parts
+from orchestrator.data._parts import Part, Parts, without_labels
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
-KNOWN = (*REQUIRED, *VALIDATION, "classes")
+UNLABELLED = "unlabelled_images"
+# training images without a label suffice if there is a validation part
+UNLABELLED_REQUIRED = (UNLABELLED, *VALIDATION, "test_images", "test_labels")
+KNOWN = (*REQUIRED, *VALIDATION, UNLABELLED, "classes")
 # prefix of the keys -> name of the part in messages
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 COPIES = 2  # copies of the arrays in memory while the parts are cut
@@ -50,7 +53,8 @@ def load(config: Data, raw: Path) -> Parts:
 
     Images are (n, H, W) or (n, H, W, C) uint8, labels (n,) or (n, 1) integers. `classes` holds one
     name for each class. `val_images` and `val_labels` are the validation part; both or neither must
-    exist.
+    exist. `unlabelled_images` are training images without a label; with them and a validation part
+    `train_images` and `train_labels` may be missing.
 
     Raises:
         ConfigurationError: The file is damaged, or a key cannot be used.
@@ -59,16 +63,19 @@ def load(config: Data, raw: Path) -> Parts:
     path = _path(config)
     arrays = _read(path)
     parts = {split: _part(path, arrays, split) for split in PARTS if f"{split}_images" in arrays}
+    unlabelled = None
+    if UNLABELLED in arrays:
+        where = f"data.path = {path}: {UNLABELLED}"
+        unlabelled = checks.convert_images(where, arrays[UNLABELLED], _field(UNLABELLED))
+        parts.setdefault("train", without_labels(unlabelled[:0]))
+    named = parts["train"] if len(parts["train"]) else parts["val"]
     if "classes" in arrays:
         classes = checks.decode_names(
-            f"data.path = {path}: classes",
-            arrays["classes"],
-            len(parts["train"]),
-            _field("classes"),
+            f"data.path = {path}: classes", arrays["classes"], len(named), _field("classes")
         )
     else:
-        classes = checks.default_class_names(parts["train"].labels)
-    return Parts(parts["train"], parts.get("val"), parts["test"], classes)
+        classes = checks.default_class_names(named.labels)
+    return Parts(parts["train"], parts.get("val"), parts["test"], classes, unlabelled=unlabelled)
 
 
 def identity(config: Data) -> list[Any]:
@@ -111,6 +118,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     with _open_archive(path) as archive:
         members = _members(archive)
         required = REQUIRED + (VALIDATION if any(key in members for key in VALIDATION) else ())
+        if UNLABELLED in members and not any(key.startswith("train_") for key in members):
+            required = UNLABELLED_REQUIRED
         if missing := [key for key in required if key not in members]:
             raise ConfigurationError(
                 f"data.path = {path} has no {' and no '.join(missing)}: the required keys are "
@@ -216,12 +225,16 @@ def _require_fit(path: Path, headers: dict[str, Header]) -> None:
             shapes[split][0],
             _field(f"{split}_labels"),
         )
-    for split, shape in shapes.items():
-        checks.require_same_shape(where, PARTS[split], shape[1:], shapes["train"][1:], "data.path")
-    if "classes" in headers:
-        checks.require_names(
-            f"{where}: classes", *headers["classes"], shapes["train"][0], _field("classes")
+    first = next(iter(shapes.values()))  # of the training part, if it has labels
+    if UNLABELLED in headers:
+        shapes[UNLABELLED] = checks.require_images(
+            f"{where}: {UNLABELLED}", *headers[UNLABELLED], _field(UNLABELLED)
         )
+    for split, shape in shapes.items():
+        name = PARTS.get(split, "unlabelled")
+        checks.require_same_shape(where, name, shape[1:], first[1:], "data.path")
+    if "classes" in headers:
+        checks.require_names(f"{where}: classes", *headers["classes"], first[0], _field("classes"))
 
 
 def _require_memory(path: Path, needed: int) -> None:

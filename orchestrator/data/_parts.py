@@ -61,7 +61,8 @@ class Parts:
 
     `validation` is None until it is cut. `root` is the folder of images that stay on disk.
     `converted` is the number of images with each conversion that a user may not expect.
-    `images` decodes inputs that are rows.
+    `images` decodes inputs that are rows. `unlabelled` are inputs of training samples without a
+    label; with them `train` may be empty.
     """
 
     train: Part
@@ -71,6 +72,7 @@ class Parts:
     root: Path | None = None
     converted: dict[str, int] = field(default_factory=dict)
     images: RowImages | None = None
+    unlabelled: NDArray[Any] | None = None
 
     def splits(self) -> dict[str, Part]:
         """Return the parts that exist, by name."""
@@ -131,6 +133,11 @@ def add_label_noise(
     chosen = known[generator.permutation(len(known))[: round(share * len(known))]]
     noisy[chosen] = (noisy[chosen] + generator.integers(1, classes, size=len(chosen))) % classes
     return noisy
+
+
+def without_labels(inputs: NDArray[Any]) -> Part:
+    """Return a part of samples whose labels are all UNLABELLED."""
+    return Part(inputs, np.full(len(inputs), UNLABELLED, dtype=np.int64))
 
 
 def hide_labels(labels: Labels, shown: NDArray[np.bool_]) -> Labels:

@@ -38,7 +38,7 @@ class Batches:
         on_device: Keep arrays in the device's memory, where a step neither copies nor waits; folder
             data ignore it.
         labelled_share: Share of labelled samples in every batch of an epoch, if some samples are
-            unlabelled. With None, labelled and unlabelled samples are drawn at the same rate.
+            labelled and others are not. With None, both are drawn at the same rate.
         loader_wait_s: Longest wait for a decoded batch in seconds.
         balanced: Draw equally many samples of each class; all samples have a label.
 
@@ -72,10 +72,10 @@ class Batches:
         self.source = ImageSource(dataset, device, layout, on_device and dataset.root is None)
         known = dataset.train.labels != UNLABELLED
         self._labelled_index, self._unlabelled_index = np.flatnonzero(known), np.flatnonzero(~known)
-        mixed = labelled_share is not None and len(self._unlabelled_index)
-        if mixed:
+        partly = len(self._labelled_index) and len(self._unlabelled_index)
+        if labelled_share is not None and partly:
             self.labelled = labelled_per_batch(
-                batch_size, labelled_share or 0, world_size, len(self._unlabelled_index)
+                batch_size, labelled_share, world_size, len(self._unlabelled_index)
             )
         else:
             self.labelled = 0

@@ -224,7 +224,8 @@ def require_consistent_parts(where: str, parts: Parts, field: str) -> None:
             f"{where} has {classes} class: give data with at least two classes"
         ).with_details(field, classes, (2, None))
     for name, part in parts.splits().items():
-        require_label_range(where, name, part, classes, field)
+        if len(part):  # all training samples may be unlabelled
+            require_label_range(where, name, part, classes, field)
         require_same_shape(where, name, part.inputs.shape[1:], parts.train.inputs.shape[1:], field)
 
 

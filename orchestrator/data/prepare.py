@@ -27,6 +27,7 @@ from orchestrator.data._parts import (
     draw_stratified_mask,
     hide_labels,
     split_stratified,
+    without_labels,
 )
 from orchestrator.data._writing import publishing, write
 from orchestrator.data.dataset import (
@@ -211,13 +212,24 @@ def _make_splits(where: str, parts: Parts, config: Data, seed: int) -> tuple[Par
         known, config.label_noise, len(parts.classes), np.random.default_rng([seed, NOISE])
     )
     train = Part(clean.inputs, noisy)
-    if config.validation_in_training:
-        train = train.followed_by(limited["validation"])
-        clean = clean.followed_by(limited["validation"])
+    for more in _additional_samples(parts, limited["validation"], config):
+        train, clean = train.followed_by(more), clean.followed_by(more)
     limited_parts = replace(
-        parts, train=train, validation=limited["validation"], test=limited["test"]
+        parts, train=train, validation=limited["validation"], test=limited["test"], unlabelled=None
     )
     return limited_parts, clean.labels
+
+
+def _additional_samples(parts: Parts, validation: Part, config: Data) -> list[Part]:
+    """Return the samples that follow the labelled ones: unlabelled ones, then validation."""
+    if parts.unlabelled is None:
+        return [validation] if config.validation_in_training else []
+    if config.sampling == "balanced":
+        raise ConfigurationError(
+            f"data.sampling = balanced is not allowed with the {len(parts.unlabelled)} unlabelled "
+            f"images of the data, because they have no class: leave it out"
+        ).with_details("data.sampling", "balanced", ("uniform",))
+    return [without_labels(parts.unlabelled)] + [validation] * config.validation_in_training
 
 
 def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts:
@@ -240,9 +252,19 @@ def _with_validation(where: str, parts: Parts, config: Data, seed: int) -> Parts
 def _apply_limit(
     where: str, name: str, part: Part, classes: tuple[str, ...], config: Data, seed: int
 ) -> Part:
-    """Return a part cut to its limit, with every class still in it."""
-    checks.require_every_class(where, name, part, classes, _field(config))
+    """Return a part cut to its limit, with every class still in it.
+
+    The limit of the training part is that of its labelled samples.
+    """
     limit: int | None = getattr(config.limit, name)
+    if not len(part):
+        if limit is not None:
+            raise ConfigurationError(
+                f"data.limit.{name} = {limit} limits labelled samples, but no training sample has "
+                f"a label: leave it out"
+            ).with_details(f"data.limit.{name}", limit, None)
+        return part
+    checks.require_every_class(where, name, part, classes, _field(config))
     if limit is None or limit >= len(part):
         return part
     if limit < len(classes):
@@ -256,11 +278,13 @@ def _apply_limit(
 def _hide_unlabelled(labels: Labels, classes: tuple[str, ...], config: Data, seed: int) -> Labels:
     """Return the training labels with all but `data.labelled` hidden.
 
-    Every class keeps a label.
+    Every class keeps a label, unless none is kept.
     """
     requested, samples = config.labelled, len(labels)
     if requested is None:
         return labels
+    if requested == 0:
+        return hide_labels(labels, np.zeros(samples, dtype=bool))
     if requested >= samples:
         raise ConfigurationError(
             f"data.labelled = {requested} of {samples} training samples leaves none unlabelled: "
@@ -269,7 +293,7 @@ def _hide_unlabelled(labels: Labels, classes: tuple[str, ...], config: Data, see
     if requested < len(classes):
         raise ConfigurationError(
             f"data.labelled = {requested} is not allowed: give at least {len(classes)}, one for "
-            f"each class"
+            f"each class, or 0 for none"
         ).with_details("data.labelled", requested, (len(classes), samples - 1))
     return hide_labels(
         labels, draw_stratified_mask(labels, requested, np.random.default_rng([seed, LABELLED]))

@@ -23,6 +23,10 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "train/alpha": ("share", "mean weight of the soft term"),
     "train/cam": ("nats", "objective of AKD's Context-Aware Module"),
+    "train/target": ("nats", "DKD: T^2 times TCKD, of the target class and the others"),
+    "train/non_target": ("nats", "DKD: T^2 times NCKD, of the other classes among themselves"),
+    "train/inter_class": ("", "DIST: 1 - mean correlation with the teacher over the classes"),
+    "train/intra_class": ("", "DIST: 1 - mean correlation with the teacher over the samples"),
     "train/picd": ("nats", "IC-KD: term of similar samples of the same class"),
     "train/nicd": ("nats", "IC-KD: contrastive term of similar samples of other classes"),
     "train/peer": ("nats", "divergence from the other students, unweighted"),
@@ -42,6 +46,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "parameters": ("", "number of parameters of the student; the sum for several students"),
     "pair/agreement": ("share", "validation samples for which all students predict the same class"),
     "method/peer_weight": ("", "weight of the peer term"),
+    "method/warmup": ("share", "DKD: warm-up, the factor of the teacher's terms"),
     "method/retrieved_right": ("share", "retrieved samples with the requested label"),
     "method/target_entropy": (
         "nats",

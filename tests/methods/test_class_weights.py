@@ -32,6 +32,8 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("attention_transfer", (("alpha", 1.0), ("form", "additive"))): 1,
     ("crd", (("alpha", 0.2),)): 0.8,
     ("review_kd", ()): 1,
+    ("dkd", ()): 1,
+    ("dist", ()): 1,
 }
 
 

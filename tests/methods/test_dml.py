@@ -59,6 +59,7 @@ def test_the_defaults_are_the_published_ones(prepare: Any, make_batch: Any) -> N
         "peer_temperature": 1.0,
         "peer_warmup": 0.0,
         "update": "alternating",
+        "standardize": False,
     }
     assert METHODS["dml"](settings).updates_alternately
     method, first, second = prepare("dml"), draw(1), draw(2)

@@ -32,6 +32,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("kd_aif", {"update": "ssl", "pseudo": "hard", "threshold": 0.5}),
     ("dual_student", {"w_norm": "mean1", "peer_weight": "1-w"}),
     ("review_kd", {"warmup": 0.0}),
+    ("dist", {"temperature": 1.0}),
 ]
 # every option, and blending on every method and every form above
 CASES: list[Any] = [

@@ -62,6 +62,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "ic_kd, online": ("method.paradigm=online", "method.bank=ema", *PEER),
     "tf_kd": (),
     "crd": ("method.negatives=64", "method.width=8"),
+    "dkd": ("method.warmup=1.0", "method.standardize=true"),
+    "dist": (),
 }
 
 
@@ -74,6 +76,7 @@ SLOW = (
     "dual_student, in turn",
     "kd_aif, both",
     "ic_kd, online",
+    "dist",
 )
 
 

@@ -62,6 +62,23 @@ TRIALS = {
         "data.mixing=mixup",
         "data.labelled=60",
     ),
+    "dist": (
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=dist",
+        "method.temperature=1",
+        "data.mixing=mixup",
+        "data.labelled=60",
+    ),
+    "dkd": (
+        "student.name=mlp",
+        "student.width=8",
+        "method.name=dkd",
+        "method.warmup=0.9",
+        "method.standardize=true",
+        "data.mixing=mixup",
+        "data.labelled=128",
+    ),
     "synchronised": (
         "student.name=cnn",
         "student.width=4",
@@ -225,7 +242,7 @@ def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
         assert all(torch.equal(states[key], value) for key, value in expected.items()), file
 
 
-@pytest.mark.parametrize("name", ["mlp", "mixed", "synchronised"])
+@pytest.mark.parametrize("name", ["mlp", "mixed", "dist", "dkd", "synchronised"])
 def test_two_workers_train_the_student_of_one_with_the_same_global_batch(
     root: Path, name: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Check that methods and batch sizes suit the data."""
 
-from methods.capabilities import WeightsSamples
+from methods import Method
+from methods.capabilities import UsesMemoryBank, WeightsSamples
 from orchestrator.config.method_variants import build_all_variants, build_variants, trained_methods
 from orchestrator.config.plan import require_batches
 from orchestrator.config.schema import Configuration
@@ -9,6 +10,7 @@ from orchestrator.core.program import program_name
 from orchestrator.data.batches import labelled_per_batch
 from orchestrator.data.class_balance import require_class_weights
 from orchestrator.data.dataset import DataSummary
+from orchestrator.training.capabilities.sample_weights_checks import require_unlabelled
 
 
 def check_data(configuration: Configuration, searching: bool) -> None:
@@ -68,9 +70,46 @@ def check_batches(configuration: Configuration, searching: bool, summary: DataSu
         summary: Description of the data, from `describe`.
     """
     require_class_weights(configuration.data, len(summary.classes))
+    if summary.labelled == 0:
+        _require_teacher_alone(configuration, searching)
     samples, labelled = summary.sizes.train, summary.labelled
     alone = {method.needs.labels for method in build_all_variants(configuration, searching)}
     require_batches(configuration, samples, labelled, any(alone))
-    if labelled is not None and not all(alone):
+    for name in trained_methods(configuration, searching) if labelled is None else ():
+        for method in build_variants(configuration, name, searching):
+            require_unlabelled(method, name)
+    if labelled and not all(alone):
         share, size = configuration.data.labelled_share, configuration.training.batch_size
         labelled_per_batch(size, share, configuration.replicas, samples - labelled)
+
+
+def _require_teacher_alone(configuration: Configuration, searching: bool) -> None:
+    """Raise ConfigurationError unless students can learn from a given teacher without labels."""
+    data, teacher = configuration.data, configuration.teacher
+    ignored = {"label_noise": (data.label_noise, 0.0), "class_weights": (data.class_weights, None)}
+    for key, (value, default) in ignored.items():
+        if value != default:
+            raise ConfigurationError(
+                f"data.{key} = {value} needs labelled training samples, but none has a label: "
+                f"leave it out, or keep some labels"
+            ).with_details(f"data.{key}", value, (default,))
+    for name in trained_methods(configuration, searching):
+        for method in build_variants(configuration, name, searching):
+            if not _learns_without_labels(method):
+                raise ConfigurationError(
+                    f"method {name} with these settings learns from labels, but no training sample "
+                    f"has one: choose a method that learns from a teacher alone, such as kd with "
+                    f"alpha = 1, or keep some labels"
+                ).with_details("method.name", name, "a method that learns from a teacher alone")
+    if teacher and not teacher.network.weights:
+        raise ConfigurationError(
+            "teacher.network.weights = null fits the teacher on labels, but no training sample has "
+            "one: give the weights of a trained teacher"
+        ).with_details("teacher.network.weights", None, "the weights of a trained teacher")
+
+
+def _learns_without_labels(method: Method) -> bool:
+    """Return whether a teacher's term remains, without retrieval by labels and their weights."""
+    by_labels = method.needs.labels or isinstance(method, WeightsSamples | UsesMemoryBank)
+    has_weight = getattr(method.settings, "alpha", 1.0) > 0  # else the head learns nothing
+    return method.needs.teacher and not by_labels and has_weight

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from methods import SettingsError
+from methods import Method, SettingsError
 from methods.capabilities import teacher_lr, weighting_plan
 from orchestrator.config import sizes
+from orchestrator.config.data_schema import UNLABELLED_SOURCES
 from orchestrator.config.method_variants import build_variants, trained_methods
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError
@@ -23,18 +24,25 @@ def check_sample_weights(configuration: Configuration, name: str, searching: boo
             raise ConfigurationError.from_error(
                 error, f"method {name}: {error}", "method"
             ) from error
-        if method.needs.unlabelled and configuration.data.labelled is None:
-            raise ConfigurationError(
-                f"data.labelled = null keeps all labels, but method {name} with these settings "
-                f"also needs unlabelled samples: set data.labelled to the number of labels to "
-                f"keep, or choose another method.update"
-            ).with_details("data.labelled", None, int)
+        may_have_unlabelled = configuration.data.name in UNLABELLED_SOURCES  # checked with the data
+        if configuration.data.labelled is None and not may_have_unlabelled:
+            require_unlabelled(method, name)
         if plan and teacher_lr(method) and configuration.peers:
             raise ConfigurationError(
                 f"method {name} with these settings trains the teacher for one student, but "
                 f"peers ({', '.join(configuration.peers)}) share the teacher: leave the peers "
                 f"out, or set method.update=iterative"
             ).with_details("peers", tuple(configuration.peers), ())
+
+
+def require_unlabelled(method: Method, name: str) -> None:
+    """Raise ConfigurationError if a method needs unlabelled samples; all samples have labels."""
+    if method.needs.unlabelled:
+        raise ConfigurationError(
+            f"data.labelled = null keeps all labels, but method {name} with these settings "
+            f"also needs unlabelled samples: set data.labelled to the number of labels to "
+            f"keep, or choose another method.update"
+        ).with_details("data.labelled", None, int)
 
 
 def check_memory(
