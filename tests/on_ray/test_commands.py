@@ -31,6 +31,13 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def list_libraries(process: psutil.Process) -> set[str]:
+    """Return the names of the files that a process maps; empty where this is not known."""
+    if not hasattr(process, "memory_maps"):  # macOS
+        return set()
+    return {Path(mapping.path).name for mapping in process.memory_maps()}
+
+
 def test_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     settings = [
@@ -59,11 +66,13 @@ def test_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("trial 0 complete"):
-                listening = sockets(psutil.Process(process.pid))
+                driver = psutil.Process(process.pid)
+                listening, libraries = sockets(driver), list_libraries(driver)
                 process.send_signal(signal.SIGTERM)
                 break
         remaining = process.stdout.read()
     assert process.returncode == 130, remaining
+    assert "libtorch.so" not in libraries, "the driver of a sweep needs no torch"
     assert len(listening) > 3 and all(listening.values()), (
         "a local cluster must listen on the loopback address only"
     )

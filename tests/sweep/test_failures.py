@@ -116,7 +116,7 @@ def test_sweep_that_ended_early_fails_and_shows_the_resume_command(
         sweep.trials, sweep.state = {0: usable, 1: ended(1)}, state
 
     monkeypatch.setattr("orchestrator.sweep.driver.run_sweep", conduct)
-    prepared: Any = SimpleNamespace(data=specify().data, teacher_access=None, note="")
+    prepared: Any = SimpleNamespace(data=specify().data, teacher_access=None, note="", facts=None)
     assert (
         commands._run_and_print(Store(tmp_path), found, prepared, local_processes=0, resume=False)
         == code
