@@ -64,6 +64,7 @@ KINDS = {
     "gcs_server": r"gcs_server",
     "worker of a group": r"RayTrainWorker",
     "controller": r"TrainController",
+    "MLflow's writer": r"tracking\._writer_process",
     "proxy": r"ProxyTrainable|ImplicitFunc|bundle_reservation_check",
     "dispatcher": r"Dispatcher",
     "idle": r"ray::IDLE",

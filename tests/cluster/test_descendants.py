@@ -15,6 +15,7 @@ import pytest
 from orchestrator.cluster.descendants import (
     Descendants,
     end_leftover_processes,
+    exempt,
     record_descendants,
     wait_until_gone,
 )
@@ -146,14 +147,17 @@ def test_an_ended_process_counts_as_gone_although_it_is_listed() -> None:
         parent.wait()
 
 
-def test_processes_of_the_program_before_a_run_live_on(folder: Path) -> None:
-    """A notebook may have started them."""
+def test_processes_of_the_program_before_a_run_and_exempted_ones_live_on(folder: Path) -> None:
+    """A notebook may have started the former; the latter end by themselves."""
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     own, started = subprocess.Popen(sleep), list[subprocess.Popen[bytes]]()
     try:
         with record_descendants(folder):
-            started.append(subprocess.Popen(sleep))
-        assert started[0].wait(LONG_S) == -signal.SIGKILL and own.poll() is None
+            started += [subprocess.Popen(sleep), subprocess.Popen(sleep)]
+            until(lambda: len(noted_processes(folder)) == 2)
+            exempt(started[1].pid)
+        assert started[0].wait(LONG_S) == -signal.SIGKILL
+        assert own.poll() is None and started[1].poll() is None
     finally:
         for process in (own, *started):
             process.kill()

@@ -17,6 +17,7 @@ from orchestrator.sweep.driver import is_finished, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.tracking import _sender as sending
 from orchestrator.tracking import _writer as writing
+from orchestrator.tracking._client import connect
 from orchestrator.tracking.tracker import Tracker
 from tests.sweep_runs import Watch
 
@@ -30,7 +31,6 @@ def test_a_resume_of_a_finished_sweep_sends_what_is_unsent(
     trial = Trial(0, {"temperature": 2.0}, state="running")
     monkeypatch.setattr(sending, "RETRY_S", 0.0)
     monkeypatch.setattr(writing, "STALL_S", 0.0)
-    connect = sending.connect
 
     def away(uri: str) -> Any:
         raise ConnectionError("down")

@@ -87,7 +87,7 @@ def writer(
 
     def make(server: Server, uri: str = "http://server") -> tuple[Fixed, list[str]]:
         def build(setup: Setup, objects: Any, report: Callable[[Message], None]) -> Sender:
-            writer.sender = Sender(
+            made_here.sender = Sender(
                 setup.uri,
                 folder,
                 server.perform,
@@ -96,18 +96,18 @@ def writer(
                 setup.resume,
                 recovered=setup.recovered,
             )
-            return writer.sender
+            return made_here.sender
 
         def start() -> WriterThread:
             return WriterThread(build)
 
         monkeypatch.setattr(sending, "connect", lambda uri: server)
         monkeypatch.setattr(writing, "start_process", start)
-        writer = Fixed(folder, setup_of(folder, uri))
+        made_here = Fixed(folder, setup_of(folder, uri))
         notes: list[str] = []
-        writer.notify = notes.append
-        made.append(writer)
-        return writer, notes
+        made_here.notify = notes.append
+        made.append(made_here)
+        return made_here, notes
 
     yield make
     for each in made:
@@ -227,7 +227,7 @@ def test_files_alone_that_cannot_be_sent_hold_nothing_else_up(writer: Any) -> No
 
 def test_a_file_waits_until_its_run_was_opened(writer: Any) -> None:
     server = Server()
-    server.is_open = lambda given: "0" in {taken.run for taken in server.taken}  # type: ignore[method-assign]
+    server.is_open = lambda write: "0" in {taken.run for taken in server.taken}  # type: ignore[method-assign]
     sender, _ = writer(server)
     sender.add(write(9), files=True)
     hand_over(sender, write(0), write(1))

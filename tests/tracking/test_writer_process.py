@@ -63,7 +63,8 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 
 def contents(store: Store, sweep: Sweep) -> dict[str, Any]:
     """Return what MLflow has of each run, without ids, times and the load of the machine."""
-    client, found = connect(tracking_uri(store, sweep.configuration)), {}
+    client = connect(tracking_uri(store, sweep.configuration))
+    found: dict[str, Any] = {}
     for key, run_id in RUN_IDS.read(sweep.folder / "mlflow.json").items():
         run = client.get_run(run_id)
         metrics = {
@@ -124,19 +125,25 @@ def disturb(tracker: Tracker) -> None:
     wait_for(lambda: tracker.writer.process not in (None, process))
 
 
-def test_a_process_writes_what_a_thread_writes_even_if_it_is_killed(
-    tracked_store: Store, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_process_writes_what_a_thread_writes(
+    thorough: bool,
+    tracked_store: Store,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model_registry, "KINDS", ("sweep",))
+    """The thorough variant registers a model, and kills the process."""
+    monkeypatch.setattr(model_registry, "KINDS", ("sweep",) if thorough else ())
     expected = contents(tracked_store, track_two_trials(tracked_store, lambda tracker: None))
-    assert (expected["models"], expected["best"]) == ([("1", "1")], "1")
+    assert expected["models"] == ([("1", "1")] if thorough else [])
     assert "figures/terms.png" in expected["1"]["files"]
     monkeypatch.setattr(writing, "start_process", WriterProcess)
     monkeypatch.setattr(writing, "RESTART_S", 0.0)
     other = Store.open(tmp_path / "other")
     shutil.copy(empty_database, other.database)
-    found = contents(other, track_two_trials(other, disturb))
-    assert found == expected
+    during = disturb if thorough else lambda tracker: None
+    assert contents(other, track_two_trials(other, during)) == expected
 
 
 def test_the_process_ends_with_its_driver_and_a_resume_continues(
