@@ -9,7 +9,7 @@ resnet20, batch 64, random 32x32 images, channels last.
 
 The variants `methods` are all methods with their default settings. The teacher is the student's
 network. Methods that use features or feature maps run it at every step, because the views are
-augmented; `..., cached` trains on the clean view. Methods with peers train two students. `CRD
+augmented; `cached ...` trains on the clean view. Methods with peers train two students. `CRD
 alone` is its term with the banks of 50,000 samples, forward and backward, against a step of KD.
 
 A step is CPU seconds from the end of one step to the end of the next, with its batch, its teacher's
@@ -116,7 +116,7 @@ OF_METHODS: dict[str, tuple[str, ...]] = {
     for name in METHODS
     if name != "kd"
 } | {
-    f"method {name}, cached": (name, CLEAN)
+    f"cached {name}": (name, CLEAN)
     for name, kind in METHODS.items()
     if issubclass(kind, UsesFeatureMaps) or kind.needs.features
 }
@@ -218,7 +218,7 @@ def specification(
     return TrialSpec(
         name=name,
         configuration=configuration,
-        folder=folder / name.replace(", ", "-").replace(" ", "-"),
+        folder=folder / name.replace(" ", "-"),
         data=prepare(configuration.data, folder, configuration.data.seed),
         teacher=folder / "teacher",
         knowledge=folder / "knowledge",
