@@ -97,7 +97,7 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 
 def test_table_matches_the_records(store: Store, here: Here) -> None:
     comparison = prepared(store)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     assert Counter(here.trained) == {
         "mine-cross_entropy": 2,
         "mine-kd": 2,
@@ -128,7 +128,7 @@ def test_table_matches_the_records(store: Store, here: Here) -> None:
             assert row.against[reference].difference.p == pytest.approx(
                 stats.ttest_rel(own, theirs).pvalue
             )
-            searched = Sweep.open(store, comparison.search(row.method)).best()
+            searched = Sweep.open(store, comparison.runs[0].search(row.method)).best()
             assert searched is not None and row.settings == searched.settings
     paired = [row.against[name] for row in found.rows for name in row.against]
     assert all(
@@ -149,7 +149,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
     }
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
     assert plain == distilled and len(set(plain.values())) > 1
     assert here.conducted == [("mine-seeds", False)]  # chosen settings are not searched again
@@ -218,7 +218,7 @@ def test_comparison_without_any_settings_reports_the_reasons(store: Store, here:
 
 def test_failed_seed_is_not_paired(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     lost = next(
         trial
         for trial in last.trials.values()
@@ -300,7 +300,7 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
-    planned = design.plan_runs_over_seeds(comparison.configuration, comparison.settings, SEEDS)
+    planned = design.plan_runs_over_seeds(comparison.configuration, comparison.runs[0].settings, SEEDS)
     data = prepare(planned.data, store.root, planned.data.seed)
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
@@ -315,7 +315,7 @@ def ended_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
     sweep = Sweep.create(
-        store.sweep(comparison.search(method)),
+        store.sweep(comparison.runs[0].search(method)),
         configuration,
         "sweep",
         describe_sweep(configuration, "sweep", data),
