@@ -18,8 +18,8 @@ from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
-from orchestrator.sweep.comparison._published import PUBLISHED, find_published
 from orchestrator.sweep.comparison._inference_cost import inference_cost
+from orchestrator.sweep.comparison._published import PUBLISHED, find_published
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
 from orchestrator.sweep.preflight.configuration import check_search
@@ -150,10 +150,9 @@ def test_record_is_read_back_or_reported_as_damaged(tmp_path: Path) -> None:
     made.save()
     read = Comparison.open(store, "mine")
     assert (read.configuration, read.seeds, read.chosen) == (common, 2, made.chosen)
-    assert read.runs[0].settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (
-        4,
-        5,
-    )
+    assert read.runs[0].settings == {"kd": {"alpha": 0.5}} and design.seeds_of(
+        read.configuration, 2
+    ) == (4, 5)
     file = read.folder / FILE
     for change, value in (({"format": 99}, 99), ({"unknown": 1}, "unknown")):
         values = json.loads(file.read_text())
