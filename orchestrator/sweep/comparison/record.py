@@ -173,8 +173,8 @@ class Comparison(ComparisonRecord):
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the comparison for this process; raise ConfigurationError if another holds it."""
-        with run_lock.single_driver(self.folder):
+        """Hold the lock of the driver; raise ConfigurationError if another process holds it."""
+        with run_lock.hold_lock(self.folder):
             yield
 
     def save(self) -> None:

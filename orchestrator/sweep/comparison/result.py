@@ -162,6 +162,20 @@ def open_seed_sweeps(store: Store, comparison: Comparison) -> list[tuple[StudyRu
     ]
 
 
+def describe_unfinished(comparison: Comparison, sweeps: Sequence[Sweep]) -> str:
+    """Return how many trainings over seeds have ended; empty if all have.
+
+    Args:
+        comparison: The comparison.
+        sweeps: The sweeps over seeds in the store.
+    """
+    states = [sweep.state for sweep in sweeps]
+    if len(states) == comparison.studies and set(states) <= {"finished", "failed"}:
+        return ""
+    ended = sum(sweep.count_ended() for sweep in sweeps)
+    return f"{ended} of {comparison.studies * len(comparison.methods) * comparison.seeds} trainings"
+
+
 def _row(
     store: Store,
     comparison: Comparison,
