@@ -26,6 +26,7 @@ from orchestrator.sweep.comparison.design import Design, read_design
 from orchestrator.sweep.comparison.lifecycle import (
     create_comparison,
     describe_plan,
+    describe_time,
     resolve_comparison,
     write_result,
 )
@@ -118,6 +119,7 @@ def _create_comparison(
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
         print_line(standard_console, f"comparison: {describe_plan(common, request)}")
+        print_line(standard_console, f"time: {describe_time(store, common, request)}")
         return None
     return create_comparison(store, common, name, request, _print_note)
 

@@ -20,8 +20,10 @@ from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, running
+from orchestrator.sweep.comparison.lifecycle import describe_plan, describe_time
 from orchestrator.sweep.comparison.progress import Part, estimate_left_s, read_progress
 from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.training.cost import TOTAL
 from tests.refusal import refused
 
 FEW = ("cross_entropy", "kd")
@@ -110,6 +112,21 @@ def test_status_of_a_comparison(comparison: Comparison) -> None:
     assert code == 0 and "2 of 20 trials, 1 failed" in text and "cross_entropy, kd" in text
     code, text = call(comparison, "status", "mine-cross_entropy")
     assert code == 0 and "it diverged" in text
+
+
+def test_plan_estimates_the_time_from_earlier_trainings(comparison: Comparison) -> None:
+    opened, sweep = stored(comparison), searched(comparison, "kd")
+    request = design.Design(FEW, 3, 2)
+    assert describe_time(opened, comparison.configuration, request).startswith("unknown")
+    sweep.trials[0].metrics = {TOTAL: 4 * 90.0}
+    sweep.save_trial(sweep.trials[0])
+    found = describe_time(opened, comparison.configuration, request)
+    assert "at most 2 worker hours for 20 trainings, by 1 earlier" in found  # 20 x 4 x 90 s
+    other = design.base(load(None, ["student.width=9"]), FEW, 3)
+    assert describe_time(opened, other, request).startswith("unknown")
+    assert "2 studies with 20 trainings in total" in describe_plan(
+        comparison.configuration, request
+    )
 
 
 @pytest.mark.parametrize("command", ["export", "importance"])

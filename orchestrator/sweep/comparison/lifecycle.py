@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from datetime import datetime
+from statistics import fmean
+from typing import Any
 
 from orchestrator.config.path_settings import resolve_paths
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Section
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, keep_json, replacing
 from orchestrator.sweep.comparison import design, page
@@ -15,6 +18,7 @@ from orchestrator.sweep.comparison.record import Comparison, require_new
 from orchestrator.sweep.comparison.result import Result
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.tracking.artifacts import log_to_sweep
+from orchestrator.training.cost import TOTAL
 
 FOLDER = "comparison"  # of the artifacts in MLflow
 
@@ -61,6 +65,48 @@ def describe_plan(common: Configuration, request: Design) -> str:
         f"{studies} studies with {total} trainings in total; each has {study}, and the following "
         f"ones the next seeds"
     )
+
+
+def describe_time(store: Store, common: Configuration, request: Design) -> str:
+    """Return the time of a comparison at most, estimated from earlier trainings in the store.
+
+    It counts those of the same data, networks and batch size. A search that stops trials early
+    takes less.
+    """
+    seconds = [
+        trial.metrics[TOTAL] / trial.epochs
+        for name in store.sweeps()
+        if (sweep := _open_similar(store, name, common))
+        for trial in sweep.trials.values()
+        if trial.epochs and TOTAL in trial.metrics
+    ]
+    if not seconds:
+        return "unknown: the store has no training with the same data, networks and batch size"
+    trainings = request.studies * len(request.methods) * (common.search.trials + request.seeds)
+    hours = fmean(seconds) * trainings * common.training.epochs / 3600
+    return (
+        f"at most {hours:.2g} worker hours for {trainings} trainings, by {len(seconds)} earlier "
+        f"trainings in the store"
+    )
+
+
+def _open_similar(store: Store, name: str, common: Configuration) -> Sweep | None:
+    """Return a sweep if its trainings take about as long as those of the comparison."""
+    try:
+        sweep = Sweep.open(store, name)
+    except ConfigurationError:
+        return None
+    own = sweep.configuration
+    kept = {"data": {"augmentation"}, "teacher": {"mode"}}  # resolved in the record
+    same = all(getattr(own, key) == getattr(common, key) for key in ("student", "peers")) and all(
+        _without(getattr(own, key), keys) == _without(getattr(common, key), keys)
+        for key, keys in kept.items()
+    )
+    return sweep if same and own.training.batch_size == common.training.batch_size else None
+
+
+def _without(section: Section | None, keys: set[str]) -> dict[str, Any]:
+    return section.model_dump(exclude=keys) if section else {}
 
 
 def create_comparison(
