@@ -18,7 +18,13 @@ from orchestrator.sweep.comparison._equivalence import (
 )
 from orchestrator.sweep.comparison._published import Published, find_published
 from orchestrator.sweep.comparison.design import REFERENCES
-from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison, InferenceCost, StudyRun
+from orchestrator.sweep.comparison.record import (
+    DEFAULT_MARGIN,
+    TEACHER,
+    Comparison,
+    InferenceCost,
+    StudyRun,
+)
 from orchestrator.teacher.quality import read_quality
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
 
@@ -82,6 +88,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TeacherRow:
+    """Quality of the teacher on the test part, and its inference cost; None if it is unknown."""
+
+    network: str
+    metrics: dict[str, float]
+    cost: InferenceCost | None
+
+
+@dataclass(frozen=True)
 class Result:
     """Result of a comparison, with all rows in the requested order.
 
@@ -105,6 +120,7 @@ class Result:
     unfinished: str = ""
     studies: int = 1
     margin: float = DEFAULT_MARGIN
+    teacher_row: TeacherRow | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return the result as JSON values; `published` has the stored key `beside`."""
@@ -149,6 +165,13 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         unfinished=unfinished,
         studies=comparison.studies,
         margin=comparison.margin,
+        teacher_row=TeacherRow(
+            configuration.teacher.network.name,
+            comparison.teacher,
+            comparison.inference.get(TEACHER),
+        )
+        if configuration.teacher
+        else None,
     )
 
 
