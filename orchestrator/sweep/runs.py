@@ -22,6 +22,7 @@ from orchestrator.core.signals import defer_signals
 from orchestrator.extensions.record import CODE, require_code
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
+from orchestrator.sweep.comparison.record import require_no_comparison
 
 if TYPE_CHECKING:
     from orchestrator.export.settings import ExportSettings
@@ -75,6 +76,7 @@ def resolve_run(
     configuration = resolve_paths(configuration, bool(local_processes))
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
+    require_no_comparison(store, folder.name)
     return configuration, folder
 
 

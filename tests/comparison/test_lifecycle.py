@@ -22,7 +22,8 @@ from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, running
 from orchestrator.sweep.comparison.lifecycle import describe_plan, describe_time
 from orchestrator.sweep.comparison.progress import Part, estimate_left_s, read_progress
-from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.record import Comparison, require_new
+from orchestrator.sweep.runs import resolve_run
 from orchestrator.training.cost import TOTAL
 from tests.refusal import refused
 
@@ -148,6 +149,17 @@ def test_a_sweep_has_precedence_and_unknown_names_are_refused(comparison: Compar
         find_comparison(opened, "mime")
     Sweep.create(opened.sweep("mine"), load(None, []), "sweep")
     assert find_comparison(opened, "mine") is None
+
+
+def test_a_sweep_cannot_have_the_name_of_a_comparison(comparison: Comparison) -> None:
+    opened, configuration = stored(comparison), load(None, [])
+    with refused("--name", "mine", "a name that no comparison has"):
+        resolve_run(opened, configuration, "sweep", "mine", 0)
+    Sweep.create(opened.sweep("plain"), configuration, "sweep")
+    with refused("--name", "plain", "a new name"):
+        require_new(opened, "plain", FEW)
+    code, text = call(comparison, "sweep", "--resume", "mine")
+    assert code == 2 and "compare --resume mine" in " ".join(text.split())
 
 
 def test_watching_follows_each_sweep(comparison: Comparison) -> None:

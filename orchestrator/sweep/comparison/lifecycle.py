@@ -15,7 +15,7 @@ from orchestrator.store.store import Store, keep_json, replacing
 from orchestrator.sweep.comparison import design, page
 from orchestrator.sweep.comparison.design import Design
 from orchestrator.sweep.comparison.record import Comparison, require_new
-from orchestrator.sweep.comparison.result import Result
+from orchestrator.sweep.comparison.result import Result, open_seed_sweeps
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.tracking.artifacts import log_to_sweep
 from orchestrator.training.cost import TOTAL
@@ -136,5 +136,5 @@ def write_result(store: Store, comparison: Comparison, outcome: Result) -> str:
     with replacing(comparison.folder / "comparison.md") as partial_file:
         partial_file.write_text(text, encoding="utf-8")
     files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
-    first = Sweep.open(store, comparison.runs[0].over_seeds)
+    _, first = open_seed_sweeps(store, comparison)[0]
     return log_to_sweep(store, first, page.metrics(outcome), 0, FOLDER, files)

@@ -123,7 +123,7 @@ def conditions(result: Result) -> list[str]:
     lines += _describe_tests(result)
     lines.append(
         "multiply-adds are those of one image; latency is the median for one image on one CPU "
-        "thread of this machine, float32"
+        "thread in float32, measured once on the machine that ran the comparison"
     )
     lines.append(
         "cost is that of the training processes up to each trial's last report, without the "

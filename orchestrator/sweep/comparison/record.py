@@ -292,11 +292,20 @@ def require_new(store: Store, name: str, methods: tuple[str, ...], studies: int 
     parts = (
         study_part(study + 1, part) for study in range(studies) for part in (*methods, OVER_SEEDS)
     )
-    for part in parts:
+    # a sweep of the comparison's own name would hide it from `status` and other commands
+    for sweep in (name, *(sweep_name(name, part) for part in parts)):
         try:
-            Sweep.require_new(store.sweep(sweep_name(name, part)))
+            Sweep.require_new(store.sweep(sweep))
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"--name {name!r} needs a new sweep {sweep_name(name, part)!r}, which exists "
-                f"already: give another name"
-            ).with_details("--name", sweep_name(name, part), "a new name") from error
+                f"--name {name!r} needs a new sweep {sweep!r}, which exists already: give another "
+                f"name"
+            ).with_details("--name", sweep, "a new name") from error
+
+
+def require_no_comparison(store: Store, name: str) -> None:
+    """Raise ConfigurationError if a comparison has the name of a new sweep."""
+    if name in list_comparisons(store):
+        raise ConfigurationError(
+            f"--name {name!r} is already that of a comparison in this store: give another name"
+        ).with_details("--name", name, "a name that no comparison has")
