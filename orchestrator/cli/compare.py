@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cli._comparisons import resume_command
 from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console as standard_console
 from orchestrator.config.loader import build, load
@@ -18,22 +19,25 @@ from orchestrator.core.privacy import sanitize
 from orchestrator.core.program import program_name
 from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
-from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
-from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison import page
+from orchestrator.sweep.comparison.design import Design, read_design
 from orchestrator.sweep.comparison.lifecycle import (
-    DEFAULT_SEEDS,
     create_comparison,
+    describe_plan,
+    describe_time,
     resolve_comparison,
     write_result,
 )
 from orchestrator.sweep.comparison.record import Comparison
-from orchestrator.sweep.comparison.result import result
+from orchestrator.sweep.comparison.result import describe_unfinished, open_seed_sweeps, result
 
 
 def compare(
     methods: str | None,
     seeds: int | None,
+    studies: int | None,
+    margin: float | None,
     trials: int | None,
     config: Path | None,
     pairs: list[str],
@@ -51,6 +55,8 @@ def compare(
         methods: Names of two or more methods, separated by commas; required unless `resume` is
             given.
         seeds: Trainings per method after the search; None for 10.
+        studies: Repetitions of the searches and the trainings; None for 1.
+        margin: Largest difference in points that counts as equivalent; None for 0.3.
         trials: Trials of the search of each method; None for the configured number.
         config: Configuration file; None for `default`.
         pairs: `KEY=VALUE` settings of `--set`.
@@ -67,37 +73,27 @@ def compare(
     """
     console = Console(stderr=True) if as_json else standard_console
     if resume is None:
-        if methods is None:
-            raise ConfigurationError(
-                "--methods is missing: give two or more, such as --methods "
-                "cross_entropy,kd,wttm, or --resume NAME"
-            ).with_details("--methods", None, "two or more methods")
-        method_names = design.parse_methods(methods)
+        request = read_design(methods, seeds, studies, margin)
         options = (
             cluster_address(address)
-            | {"search.methods": list(method_names)}
+            | {"search.methods": list(request.methods)}
             | ({} if trials is None else {"search.trials": trials})
         )
         comparison = _create_comparison(
-            Store.open(store),
-            method_names,
-            seeds,
-            load(config or default, pairs, options),
-            name,
-            dry_run,
+            Store.open(store), request, load(config or default, pairs, options), name, dry_run
         )
         if comparison is None:
             return errors.OK
     else:
-        if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
-            raise ConfigurationError(
-                "--resume continues the comparison with its own configuration: leave out "
-                "--methods, --seeds, --trials, --config, --name and --dry-run"
-            ).with_details(
-                "--resume",
-                resume,
-                "without --methods, --seeds, --trials, --config, --name and --dry-run",
+        own = (methods, seeds, studies, margin, trials, config, name)
+        if own != (None,) * len(own) or dry_run:
+            options_text = (
+                "--methods, --seeds, --studies, --margin, --trials, --config, --name and --dry-run"
             )
+            raise ConfigurationError(
+                f"--resume continues the comparison with its own configuration: leave out "
+                f"{options_text}"
+            ).with_details("--resume", resume, f"without {options_text}")
         comparison = Comparison.open(Store.existing(store), resume)
         require_code(comparison.code, f"--resume {resume}", comparison.configuration)
         values = move_paths(comparison.configuration, pairs).plain()
@@ -113,36 +109,26 @@ def _print_note(text: str) -> None:
 
 
 def _create_comparison(
-    store: Store,
-    methods: tuple[str, ...],
-    seeds: int | None,
-    configuration: Configuration,
-    name: str | None,
-    dry_run: bool,
+    store: Store, request: Design, configuration: Configuration, name: str | None, dry_run: bool
 ) -> Comparison | None:
     """Return the record of a new comparison after all checks; None after a `dry_run`."""
     from orchestrator.sweep.preflight.preflight import show_plan
 
-    count = DEFAULT_SEEDS if seeds is None else seeds
-    common, name = resolve_comparison(store, configuration, methods, count, name)
+    common, name = resolve_comparison(store, configuration, request, name)
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
-        each = f"{common.search.trials} trials for each of {len(methods)} methods"
-        trained = (
-            f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
-            f"{common.seed + count}"
-        )
-        print_line(standard_console, f"comparison: {each}, {trained}")
+        print_line(standard_console, f"comparison: {describe_plan(common, request)}")
+        print_line(standard_console, f"time: {describe_time(store, common, request)}")
         return None
-    return create_comparison(store, common, name, count, _print_note)
+    return create_comparison(store, common, name, request, _print_note)
 
 
 def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
     from orchestrator.sweep.comparison.running import run_comparison
 
-    again = f"{program_name()} compare --resume {comparison.name}{store.option}"
+    again = resume_command(store, comparison.name)
     try:
-        seed_sweep = run_comparison(store, comparison, console)
+        seed_sweeps = run_comparison(store, comparison, console)
     except KeyboardInterrupt:
         # a second interrupt must not suppress the resume command
         with contextlib.suppress(KeyboardInterrupt):
@@ -154,7 +140,7 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
             error, f"{error}; then resume the comparison: {again}"
         ) from error
     outcome = result(store, comparison)
-    if reason := write_result(store, comparison, outcome, seed_sweep):
+    if reason := write_result(store, comparison, outcome):
         print_line(console, f"not logged: {reason}")
     page.show(outcome, console)
     if as_json:
@@ -164,18 +150,13 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
         "open MLflow": f"{program_name()} ui{store.option}",
     }.items():
         print_line(console, f"{what}: {command}")
-    return errors.OK if seed_sweep.state == "finished" else errors.NO_USABLE_TRIAL
+    finished = all(sweep.state == "finished" for sweep in seed_sweeps)
+    return errors.OK if finished else errors.NO_USABLE_TRIAL
 
 
 def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> None:
-    """Print the intermediate result of the sweep over seeds, if one of its trainings has ended."""
-    if comparison.over_seeds not in store.sweeps():
-        return
-    seed_sweep = Sweep.open(store, comparison.over_seeds)
-    if ended := sum(trial.ended for trial in seed_sweep.trials.values()):
-        page.show(
-            result(
-                store, comparison, f"{ended} of {seed_sweep.configuration.search.trials} trainings"
-            ),
-            console,
-        )
+    """Print the intermediate result of the trainings over seeds, if one of them has ended."""
+    sweeps = [sweep for _, sweep in open_seed_sweeps(store, comparison)]
+    if any(sweep.count_ended() for sweep in sweeps):
+        unfinished = describe_unfinished(comparison, sweeps)
+        page.show(result(store, comparison, unfinished), console)

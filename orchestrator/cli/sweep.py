@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from orchestrator.cli._comparisons import resume_command
+from orchestrator.cli._names import find_comparison
 from orchestrator.cli._options import cluster_address, parse_duration
 from orchestrator.cli._run import resume_run, start_run
 from orchestrator.config.loader import load
@@ -62,7 +64,12 @@ def sweep(
             "--resume continues the sweep with its own configuration: leave out --name, --seed, "
             "--scheduler and --dry-run"
         ).with_details("--resume", resume, "without --name, --seed, --scheduler and --dry-run")
-    Store.existing(store)
+    existing = Store.existing(store)
+    if find_comparison(existing, resume):
+        raise ConfigurationError(
+            f"--resume {resume}: this is a comparison: continue it with "
+            f"`{resume_command(existing, resume)}`"
+        ).with_details("--resume", resume, "the name of a sweep")
     return resume_run(
         Store.open(store), resume, trials, budget, config, address, pairs, num_processes
     )

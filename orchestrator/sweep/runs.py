@@ -20,6 +20,7 @@ from orchestrator.core.signals import defer_signals
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.checks import check_new, check_resume, run_check
+from orchestrator.sweep.comparison.record import require_no_comparison
 
 if TYPE_CHECKING:
     from orchestrator.reporting.terminal.progress import Display
@@ -72,6 +73,7 @@ def resolve_run(
     configuration = resolve_paths(configuration, bool(local_processes))
     folder = store.sweep(name or default_name(configuration, kind))
     Sweep.require_new(folder, store.option)
+    require_no_comparison(store, folder.name)
     return configuration, folder
 
 

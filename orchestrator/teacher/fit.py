@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.config.schema import Choice, Configuration, Teacher
 from orchestrator.config.trial import TrialSpec
@@ -21,6 +21,8 @@ from orchestrator.models.file_fingerprint import fingerprint_file
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
 from orchestrator.teacher.card import CARD, TEACHER, WEIGHTS, TeacherCard
+
+Part = Literal["validation", "test"]
 
 
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
@@ -183,17 +185,20 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
     )
 
 
-def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
-    """Return the job that evaluates the teacher in a folder on the validation part."""
+def evaluation(
+    folder: Path, configuration: Configuration, data: Path, part: Part = "validation"
+) -> TrialSpec:
+    """Return the job that evaluates the teacher in a folder on a part of the data."""
     # peers do not matter here: all workers share the part
     without_peers = configuration.model_copy(update={"peers": {}})
     return TrialSpec(
-        name=f"evaluate-{folder.name}",
+        name=f"evaluate-{part}-{folder.name}",
         role="evaluate",
         configuration=without_peers,
         folder=folder.parent / "groups",
         data=data,
         teacher=folder,
+        part=part,
     )
 
 

@@ -17,6 +17,7 @@ from trained_here import SHARED_GROUPS, Here
 from orchestrator.api._objects import Objects
 from orchestrator.api._results import Study
 from orchestrator.cli import compare
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
@@ -27,11 +28,12 @@ from orchestrator.data.prepare import prepare
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
-from orchestrator.sweep.comparison import design, page, running
+from orchestrator.sweep.comparison import _inference_cost, design, page, running
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.sweep.space_snapshot import describe_sweep
+from orchestrator.teacher.acquire import evaluate_on_test
 from tests.refusal import refused
 
 SMALL = (
@@ -50,17 +52,24 @@ QUIET = Console(quiet=True)
 
 
 def prepared(
-    store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS
+    store: Store,
+    *pairs: str,
+    methods: tuple[str, ...] = METHODS,
+    seeds: int = SEEDS,
+    studies: int = 1,
 ) -> Comparison:
-    common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
-    return Comparison.create(
-        store, "mine", prepare_run(store, common, "sweep", local_processes=0).configuration, seeds
-    )
+    common = design.base(load(None, [*SMALL, *pairs]), methods, seeds, studies)
+    configuration = prepare_run(store, common, "sweep", local_processes=0).configuration
+    return Comparison.create(store, "mine", configuration, seeds, studies)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store")
+
+
+def evaluate_here(store: Store, configuration: Configuration, data: Path, _: object) -> Any:
+    return evaluate_on_test(store, configuration, data, LocalDispatcher())
 
 
 @pytest.fixture
@@ -72,6 +81,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
         running, "open_dispatcher", lambda *given: contextlib.nullcontext(SHARED_GROUPS)
     )
     monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
+    monkeypatch.setattr(running, "evaluate_on_test", evaluate_here)
     return here
 
 
@@ -97,7 +107,7 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 
 def test_table_matches_the_records(store: Store, here: Here) -> None:
     comparison = prepared(store)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     assert Counter(here.trained) == {
         "mine-cross_entropy": 2,
         "mine-kd": 2,
@@ -128,7 +138,7 @@ def test_table_matches_the_records(store: Store, here: Here) -> None:
             assert row.against[reference].difference.p == pytest.approx(
                 stats.ttest_rel(own, theirs).pvalue
             )
-            searched = Sweep.open(store, comparison.search(row.method)).best()
+            searched = Sweep.open(store, comparison.runs[0].search(row.method)).best()
             assert searched is not None and row.settings == searched.settings
     paired = [row.against[name] for row in found.rows for name in row.against]
     assert all(
@@ -149,7 +159,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
     }
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
     assert plain == distilled and len(set(plain.values())) > 1
     assert here.conducted == [("mine-seeds", False)]  # chosen settings are not searched again
@@ -180,6 +190,73 @@ def test_interrupted_comparison_reaches_the_same_result(
     here.conducted = []
     running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     assert here.conducted == []  # all of it has ended
+
+
+def test_studies_repeat_search_and_seeds_and_resume(
+    store: Store, here: Here, tmp_path: Path
+) -> None:
+    whole = prepared(store, methods=FEW, seeds=2, studies=2)
+    sweeps = running.run_comparison(store, whole, QUIET)
+    assert [sweep.name for sweep in sweeps] == ["mine-seeds", "mine-study2-seeds"]
+    values = {method: [plain_values(sweep, method) for sweep in sweeps] for method in FEW}
+    assert [sorted(study) for study in values["kd"]] == [[1, 2], [4, 5]]
+    assert Sweep.open(store, "mine-study2-kd").configuration.seed == 3
+    found = result(store, whole)
+    kd = found.rows[1]
+    each = [sum(study.values()) / 2 for study in values["kd"]]
+    assert kd.means["accuracy"].value == pytest.approx(sum(each) / 2)
+    assert kd.means["accuracy"].count == 2
+    paired = [
+        sum(kd_study[seed] - plain[seed] for seed in plain) / 2
+        for kd_study, plain in zip(values["kd"], values["cross_entropy"], strict=True)
+    ]
+    over = kd.against["cross_entropy"].difference
+    assert over.mean == pytest.approx(sum(paired) / 2) and over.pairs == 2
+    assert sorted(kd.study_settings) == [1, 2] and kd.over_seeds.trials == 4
+    assert "kd, study 2" in page.markdown(found)
+
+    other = Store.open(tmp_path / "other")
+    prepared(other, methods=FEW, seeds=2, studies=2)
+    here.trained = []
+    for where in ("mine-seeds", "mine-study2-kd", "mine-study2-seeds"):
+        here.interrupted_in = where
+        with pytest.raises(KeyboardInterrupt):
+            running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
+    running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
+    assert set(Counter(here.trained).values()) == {2, 4}  # none twice
+    assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(found)
+
+
+def test_inference_cost_is_measured_once(
+    store: Store, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = prepared(store, methods=FEW, seeds=1)
+    running.run_comparison(store, comparison, QUIET)
+    costs = Comparison.open(store, "mine").inference
+    assert sorted(costs) == ["cross_entropy", "kd", "teacher"]
+    assert costs["kd"] == costs["cross_entropy"]
+    assert costs["teacher"].parameters > costs["kd"].parameters
+    monkeypatch.setattr(_inference_cost, "inference_cost", None)  # a second measurement would fail
+    again = Comparison.open(store, "mine")
+    running.run_comparison(store, again, QUIET)
+    assert result(store, again).rows[1].student == costs["kd"]
+
+
+def test_teacher_has_a_row(store: Store, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = prepared(store, methods=FEW, seeds=1)
+    running.run_comparison(store, comparison, QUIET)
+    found = result(store, Comparison.open(store, "mine"))
+    assert found.teacher_row is not None and found.teacher_row.network == "mlp"
+    accuracy, plain = found.teacher_row.metrics["accuracy"], found.plain()["teacher_row"]
+    assert 0 < accuracy < 1 and plain["metrics"]["accuracy"] == accuracy
+    (titles, rows), (_, costs) = page.quality(found), page.costs(found)
+    assert rows[0][:2] == ["teacher (mlp)", f"{100 * accuracy:.2f}"]
+    assert len(rows[0]) == len(titles) and [row[0] for row in rows[1:]] == list(FEW)
+    assert costs[0][1] == f"{found.teacher_row.cost.parameters:,}"  # type: ignore[union-attr]
+    assert page.metrics(found)["comparison/teacher/accuracy"] == accuracy
+    monkeypatch.setattr(running, "evaluate_on_test", None)  # a second evaluation would fail
+    shutil.rmtree(store.sweep("mine-seeds"))
+    running.run_comparison(store, comparison, QUIET)
 
 
 def test_method_without_settings_is_left_out_with_a_reason(store: Store, here: Here) -> None:
@@ -218,7 +295,7 @@ def test_comparison_without_any_settings_reports_the_reasons(store: Store, here:
 
 def test_failed_seed_is_not_paired(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     lost = next(
         trial
         for trial in last.trials.values()
@@ -297,7 +374,9 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
-    planned = design.plan_runs_over_seeds(comparison.configuration, comparison.settings, SEEDS)
+    planned = design.plan_runs_over_seeds(
+        comparison.configuration, comparison.runs[0].settings, SEEDS
+    )
     data = prepare(planned.data, store.root, planned.data.seed)
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
@@ -312,7 +391,7 @@ def ended_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
     sweep = Sweep.create(
-        store.sweep(comparison.search(method)),
+        store.sweep(comparison.runs[0].search(method)),
         configuration,
         "sweep",
         describe_sweep(configuration, "sweep", data),

@@ -2,11 +2,12 @@
 
 The search of a method is an ordinary sweep, and so is the training over seeds: a list of settings
 times a list of seeds. The seeds differ from that of the search, which chose its best settings with
-its own seed.
+its own seed. A study is one search of each method and the training over seeds. Further studies
+repeat both with other seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from methods import METHODS
 from orchestrator.config.distinct import limit_trials
@@ -16,10 +17,28 @@ from orchestrator.config.search_space import keep_own_changes, qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.program import program_name
+from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, LARGEST_STUDIES
 
-OVER_SEEDS = "seeds"  # suffix of the name of the sweep over seeds
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
+DEFAULT_SEEDS, DEFAULT_STUDIES = 10, 1
 LARGEST_SEED = 2**31 - 1
+LARGEST_MARGIN = 50.0  # points of accuracy
+
+
+class Design(NamedTuple):
+    """Requested design of a comparison.
+
+    Attributes:
+        methods: The compared methods.
+        seeds: Trainings of each method after its search.
+        studies: Repetitions of the searches and the trainings.
+        margin: Largest difference in points of accuracy that counts as equivalent.
+    """
+
+    methods: tuple[str, ...]
+    seeds: int = DEFAULT_SEEDS
+    studies: int = DEFAULT_STUDIES
+    margin: float = DEFAULT_MARGIN
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -47,7 +66,44 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return methods
 
 
-def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Configuration:
+def read_design(
+    methods: str | None,
+    seeds: int | None = None,
+    studies: int | None = None,
+    margin: float | None = None,
+) -> Design:
+    """Return the design that the options of a command give; None stands for a default.
+
+    Raises:
+        ConfigurationError: The methods are missing or not allowed, or the margin is not.
+    """
+    if methods is None:
+        raise ConfigurationError(
+            "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or "
+            "--resume NAME"
+        ).with_details("--methods", None, "two or more methods")
+    request = Design(
+        parse_methods(methods),
+        DEFAULT_SEEDS if seeds is None else seeds,
+        DEFAULT_STUDIES if studies is None else studies,
+        DEFAULT_MARGIN if margin is None else margin,
+    )
+    require_margin(request.margin)
+    return request
+
+
+def require_margin(margin: float) -> None:
+    """Raise ConfigurationError if a margin of equivalence, in points, is not allowed."""
+    if not 0 < margin <= LARGEST_MARGIN:
+        raise ConfigurationError(
+            f"--margin {margin:g} is not allowed: give points of accuracy above 0 and at most "
+            f"{LARGEST_MARGIN:g}, such as 0.3"
+        ).with_details("--margin", margin, (0, LARGEST_MARGIN))
+
+
+def base(
+    configuration: Configuration, methods: Sequence[str], seeds: int, studies: int = 1
+) -> Configuration:
     """Return the common configuration of the sweeps, with all methods, for the checks.
 
     Settings under `method` stay, and are frozen, if that method is compared.
@@ -56,15 +112,7 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
         ConfigurationError: The configuration does not allow a comparison.
     """
     search = configuration.search
-    if not 1 <= seeds <= LONGEST_LIST:
-        raise ConfigurationError(
-            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, preferably 10"
-        ).with_details("--seeds", seeds, (1, LONGEST_LIST))
-    if configuration.seed + seeds > LARGEST_SEED:
-        raise ConfigurationError(
-            f"seed = {configuration.seed} leaves no room for {seeds} further seeds: give at most "
-            f"{LARGEST_SEED - seeds}"
-        ).with_details("seed", configuration.seed, (0, LARGEST_SEED - seeds))
+    _require_seeds(configuration.seed, seeds, studies)
     if search.configurations:
         raise ConfigurationError(
             "search.configurations is not allowed in a comparison, which searches for the "
@@ -87,6 +135,24 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     return common.with_yielded(
         {key: sentence for key, sentence in common.yielded.items() if key != "search.methods"}
     )
+
+
+def _require_seeds(seed: int, seeds: int, studies: int) -> None:
+    """Raise ConfigurationError if a number is not allowed, or if the seeds exceed the largest."""
+    for option, count, largest, usual in (
+        ("--seeds", seeds, LONGEST_LIST, "preferably 10"),
+        ("--studies", studies, LARGEST_STUDIES, "such as 3"),
+    ):
+        if not 1 <= count <= largest:
+            raise ConfigurationError(
+                f"{option} {count} is not allowed: give 1 to {largest}, {usual}"
+            ).with_details(option, count, (1, largest))
+    further = studies * (seeds + 1) - 1
+    if seed + further > LARGEST_SEED:
+        raise ConfigurationError(
+            f"seed = {seed} leaves no room for {further} further seeds: give at most "
+            f"{LARGEST_SEED - further}"
+        ).with_details("seed", seed, (0, LARGEST_SEED - further))
 
 
 def search_of(common: Configuration, method: str) -> Configuration:
