@@ -49,8 +49,8 @@ def compare(
     """Start or resume a comparison; return the exit code.
 
     Args:
-        methods: Names of two or more methods, separated by commas; required unless `resume` is
-            given.
+        methods: Names of two or more methods, separated by commas, or `all` for those that the
+            configuration allows; required unless `resume` is given.
         seeds: Trainings per method after the search; None for 10.
         trials: Trials of the search of each method; None for the configured number.
         config: Configuration file; None for `default`.
@@ -79,13 +79,17 @@ def compare(
             | {"search.methods": list(method_names)}
             | ({} if trials is None else {"search.trials": trials})
         )
+        configuration, opened = load(config or default, pairs, options), Store.open(store)
+        if trials is not None and configuration.search.configurations:
+            raise ConfigurationError(
+                f"--trials {trials} has no effect with search.configurations, which lists the "
+                f"settings of each method: leave out --trials, or add --set "
+                f"search.configurations=[] to search"
+            ).with_details("--trials", trials, "left out")
+        if design.is_all(methods):
+            method_names = _select_methods(opened, configuration, method_names)
         comparison = _create_comparison(
-            Store.open(store),
-            method_names,
-            seeds,
-            load(config or default, pairs, options),
-            name,
-            dry_run,
+            opened, method_names, seeds, configuration, name, dry_run
         )
         if comparison is None:
             return errors.OK
@@ -113,6 +117,18 @@ def _print_note(text: str) -> None:
     print(sanitize(f"note: {text}"), file=sys.stderr)
 
 
+def _select_methods(
+    store: Store, configuration: Configuration, methods: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the methods that the configuration allows; print a note about each of the others."""
+    from orchestrator.sweep.comparison._runnable import select_runnable
+
+    selected, left_out = select_runnable(store, configuration, methods)
+    for method, reason in left_out.items():
+        _print_note(f"--methods all: {method} is left out: {reason}")
+    return selected
+
+
 def _create_comparison(
     store: Store,
     methods: tuple[str, ...],
@@ -128,7 +144,10 @@ def _create_comparison(
     common, name = resolve_comparison(store, configuration, methods, count, name)
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
-        each = f"{common.search.trials} trials for each of {len(methods)} methods"
+        if common.search.configurations:
+            each = "no search"
+        else:
+            each = f"{common.search.trials} trials for each of {len(methods)} methods"
         trained = (
             f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
             f"{common.seed + count}"

@@ -16,18 +16,22 @@ from orchestrator.config.search_space import keep_own_changes, qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.program import program_name
+from orchestrator.sweep.comparison._listed import complete_configurations
 
 OVER_SEEDS = "seeds"  # suffix of the name of the sweep over seeds
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
 LARGEST_SEED = 2**31 - 1
+ALL = "all"  # of `--methods`
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Return the methods of `--methods`: two or more, each once.
+    """Return the methods of `--methods`: two or more, each once; `all` names every method.
 
     Raises:
         ConfigurationError: A method is unknown or repeated, or there are fewer than two.
     """
+    if is_all(text):
+        return tuple(METHODS)
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
@@ -47,10 +51,16 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return methods
 
 
+def is_all(text: str) -> bool:
+    """Return whether `--methods` stands for every method that the configuration allows."""
+    return text.strip() == ALL
+
+
 def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Configuration:
     """Return the common configuration of the sweeps, with all methods, for the checks.
 
-    Settings under `method` stay, and are frozen, if that method is compared.
+    Settings under `method` stay, and are frozen, if that method is compared. With
+    `search.configurations` nothing is searched, and every compared method has one entry.
 
     Raises:
         ConfigurationError: The configuration does not allow a comparison.
@@ -66,10 +76,8 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
             f"{LARGEST_SEED - seeds}"
         ).with_details("seed", configuration.seed, (0, LARGEST_SEED - seeds))
     if search.configurations:
-        raise ConfigurationError(
-            "search.configurations is not allowed in a comparison, which searches for the "
-            "settings of each method: leave it out"
-        ).with_details("search.configurations", search.configurations, "left out")
+        configuration = complete_configurations(configuration, methods)
+        search = configuration.search
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' changes settings during a trial, so that they cannot be "

@@ -18,6 +18,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import SharedGroups, open_dispatcher
 from orchestrator.sweep.changed_configuration import require_same
+from orchestrator.sweep.comparison._listed import listed_settings
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison
 from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
@@ -62,6 +63,12 @@ def run_comparison(
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
         runner = _ComparisonRunner(store, comparison, console, open_, ship_of)
+        if not comparison.chosen and comparison.configuration.search.configurations:
+            listed = listed_settings(comparison.configuration)
+            comparison.chosen = {
+                method: {"settings": settings} for method, settings in listed.items()
+            }
+            comparison.save()
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
