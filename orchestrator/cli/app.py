@@ -95,7 +95,8 @@ def sweep(
 @app.command()
 def compare(
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Two or more, such as cross_entropy,kd,wttm, or all.")
+        str | None,
+        typer.Option("--methods", help="Two or more, such as cross_entropy,kd,wttm, or all."),
     ] = None,
     seeds: Annotated[
         int | None,

@@ -88,9 +88,7 @@ def compare(
             ).with_details("--trials", trials, "left out")
         if design.is_all(methods):
             method_names = _select_methods(opened, configuration, method_names)
-        comparison = _create_comparison(
-            opened, method_names, seeds, configuration, name, dry_run
-        )
+        comparison = _create_comparison(opened, method_names, seeds, configuration, name, dry_run)
         if comparison is None:
             return errors.OK
     else:

@@ -36,7 +36,7 @@ class Cifar100:
     classes: ClassVar[list[str]] = [f"class {number}" for number in range(100)]
 
     def __init__(self, root: Path, train: bool, download: bool) -> None:
-        count = 1000 if train else 200
+        count = 5000 if train else 200
         generator = np.random.default_rng(count)
         self.data: NDArray[Any] = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         self.targets = [number % 100 for number in range(count)]
@@ -83,7 +83,10 @@ def test_a_recipe_is_the_published_one(
     assert difference.startswith("teacher: 75.00 %")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "vgg13-vgg8" else pytest.mark.slow) for name in NAMES],
+)
 def test_a_recipe_can_be_compared(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +101,7 @@ def test_a_recipe_can_be_compared(
     assert {"cross_entropy", "kd", "ttm", "wttm", "dkd", "dist", "crd"} <= set(runnable)
     text = " ".join(done.output.split())
     assert f"no search, then {len(runnable)} x 5 trainings, seeds 1 to 5" in text
-    assert "train 1000 with the validation part, validation 20, test 200" in text
+    assert "train 5000 with the validation part, validation 100, test 200" in text
 
 
 def test_a_method_without_an_entry_has_its_first_point_and_the_recipes_rate() -> None:

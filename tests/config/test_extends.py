@@ -70,8 +70,9 @@ def test_an_example_is_found_by_its_name(tmp_path: Path) -> None:
 def test_other_places_are_refused(tmp_path: Path, name: str) -> None:
     written(tmp_path, "base.yaml", BASE)
     file = written(tmp_path, "below/own.yaml", f"extends: {name or repr('')}\n")
-    with refused("extends", ANY, "a YAML file in the same folder or below it, or the name of an "
-                 "example"):
+    with refused(
+        "extends", ANY, "a YAML file in the same folder or below it, or the name of an example"
+    ):
         load(file, [])
 
 

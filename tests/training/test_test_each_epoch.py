@@ -45,7 +45,9 @@ def test_the_training_and_its_choices_stay_the_same(specify: Specify) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_the_highest_accuracy_includes_epochs_before_a_resume(specify: Specify, epochs: int) -> None:
+def test_the_highest_accuracy_includes_epochs_before_a_resume(
+    specify: Specify, epochs: int
+) -> None:
     whole = records_of(specify(*SMALL, EACH, folder="whole"))[-1].metrics
     spec = specify(*SMALL, EACH, folder="resumed")
     records_of(spec, dies_after=epochs)

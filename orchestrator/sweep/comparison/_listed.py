@@ -88,10 +88,7 @@ def _first_point(configuration: Configuration, method: str) -> dict[str, Any]:
         update={"configurations": (), "seeds": (), "methods": (), "points": ()}
     )
     alone = configuration.model_copy(
-        update={
-            "method": configuration.method if own else Choice(name=method),
-            "search": search,
-        }
+        update={"method": configuration.method if own else Choice(name=method), "search": search}
     )
     points = list_initial_points(alone)
     return points[0] if points else {}

@@ -1,11 +1,14 @@
 """Find the published accuracies for a comparison, and how its training differs from theirs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.config.data_schema import Data
 from orchestrator.config.schema import Configuration, Training
-from orchestrator.sweep.comparison._published_table import Published, list_published
+from orchestrator.config.search_space import frozen_values
+from orchestrator.config.trial import Parameters
+from orchestrator.sweep.comparison._published_table import Published, list_published, name_published
 
 TRAINING_SAMPLES = {"CIFAR100": 50_000}  # the whole training part
 SLOW_STUDENTS = ("mobilenet_v2_half", "shuffle_v1", "shuffle_v2")  # trained at a lower rate
@@ -39,6 +42,54 @@ def find_published(configuration: Configuration) -> Published | None:
     )
 
 
+def select_rows(
+    configuration: Configuration, published: Published | None, settings: Mapping[str, Parameters]
+) -> Published | None:
+    """Return the published results of the compared methods alone, by their names.
+
+    Args:
+        configuration: The configuration of the comparison.
+        published: All results for its data and networks.
+        settings: The settings of each compared method that it does not freeze.
+    """
+    if published is None:
+        return None
+    accuracies = {}
+    for method, own in settings.items():
+        name = name_published(method, frozen_values(configuration, method) | own)
+        if name in published.accuracies:
+            accuracies[method] = published.accuracies[name]
+    return replace(published, accuracies=accuracies)
+
+
+def describe_training(
+    configuration: Configuration,
+    published: Published | None,
+    training_samples: int,
+    teacher_accuracy: float | None,
+) -> list[str]:
+    """Return the sentences about a comparison's training that a reader of its table needs.
+
+    They are the differences to the published training, if there is one, and the use of validation
+    samples. The arguments are those of `list_differences`.
+    """
+    sentences = []
+    if configuration.data.validation_in_training:
+        sentences.append(
+            "the validation part was trained on, so that validation accuracies, and the best epoch "
+            "by them, are those of trained samples"
+        )
+    if configuration.tracking.test_each_epoch:
+        sentences.append(
+            "the best test epoch is chosen on the test part: too high as an estimate, and "
+            "comparable only with publications that report it"
+        )
+    if published is not None:
+        different = list_differences(configuration, published, training_samples, teacher_accuracy)
+        sentences += [f"differs from the published training: {one}" for one in different]
+    return sentences
+
+
 def list_differences(
     configuration: Configuration,
     published: Published,
@@ -63,9 +114,8 @@ def list_differences(
             f"training images: {training_samples:,} here, {samples:,} in the sources, which hold "
             f"out no validation part"
         )
-    if configuration.search.trials > 1 and "training.learning_rate" not in (
-        configuration.search.freeze
-    ):
+    search = configuration.search
+    if not search.configurations and "training.learning_rate" not in search.freeze:
         sentences.append(
             "training.learning_rate is searched for each method here, and fixed in the sources"
         )
@@ -104,6 +154,8 @@ def _list_changed_settings(
         yield "data.augmentation", data.augmentation, "crop_flip"
     if data.views is not None and data.views < ours.epochs:
         yield "data.views", data.views, "a new one in each epoch"
+    if data.limit.test is not None:
+        yield "data.limit.test", data.limit.test, "the whole test part"
 
 
 def _is_published_task(data: Data) -> bool:

@@ -11,17 +11,20 @@ from orchestrator.data.dataset import DataSummary, read_summary
 from orchestrator.reporting.statistics import Difference, Mean, difference, holm, mean
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.sweep.comparison._published import Published, find_published
+from orchestrator.sweep.comparison._published import describe_training, find_published, select_rows
+from orchestrator.sweep.comparison._published_table import Published
 from orchestrator.sweep.comparison._student_cost import StudentCost, student_cost
 from orchestrator.sweep.comparison.design import REFERENCES, seeds_of
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.teacher.quality import read_quality
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
+from orchestrator.training.metric_names import TEST_HIGHEST
 
 COMPARED = "test/last/accuracy"
 MEANS = {
     "accuracy": COMPARED,
     "best_accuracy": "test/best/accuracy",
+    "best_test_accuracy": TEST_HIGHEST,
     "nll": "test/last/nll",
     "ece": "test/last/ece",
 }
@@ -76,7 +79,9 @@ class Result:
 
     `student` names all students where several train together. `teacher_accuracy` is on the
     validation part; None without a teacher, or if its accuracy is unknown. `unfinished` describes
-    the progress before the last training has ended: there are no conclusions then.
+    the progress before the last training has ended: there are no conclusions then. `trials` is 0
+    if nothing was searched. `published` has the rows of the compared methods, and `remarks` are
+    sentences about the training, which include its differences to the published one.
     """
 
     name: str
@@ -91,6 +96,7 @@ class Result:
     rows: tuple[Row, ...]
     published: Published | None
     unfinished: str = ""
+    remarks: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the result as JSON values; `published` has the stored key `beside`."""
@@ -151,8 +157,8 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
     data = summary.name
-    trials_each = configuration.search.trials
-    published_result = find_published(configuration)
+    trials_each = 0 if configuration.search.configurations else configuration.search.trials
+    published = find_published(configuration)
     sizes = asdict(summary.sizes)
     return Result(
         comparison.name,
@@ -165,8 +171,9 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         seeds,
         trials_each,
         tuple(rows),
-        published_result,
+        select_rows(configuration, published, comparison.settings),
         unfinished,
+        tuple(describe_training(configuration, published, summary.sizes.train, reached)),
     )
 
 
