@@ -1,7 +1,6 @@
 """Compare methods: search each, train each over seeds, show and store the result."""
 
 import contextlib
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison.formats import FORMATS, require_format
 from orchestrator.sweep.comparison.lifecycle import (
     DEFAULT_SEEDS,
     create_comparison,
@@ -43,7 +43,7 @@ def compare(
     address: str | None,
     resume: str | None,
     dry_run: bool,
-    as_json: bool,
+    output: str | None,
     default: Path,
 ) -> int:
     """Start or resume a comparison; return the exit code.
@@ -60,13 +60,16 @@ def compare(
         address: Address of a running cluster.
         resume: Name of the comparison to resume.
         dry_run: Show the plan and stop.
-        as_json: Print only the result to standard output, as JSON.
+        output: Print only the result to standard output, in this format; None for tables in the
+            terminal.
         default: Default configuration file.
 
     Raises:
         ConfigurationError: `methods` is missing, or an option is given that `resume` excludes.
     """
-    console = Console(stderr=True) if as_json else standard_console
+    console = standard_console if output is None else Console(stderr=True)
+    if output is not None:
+        require_format(output)
     if resume is None:
         if methods is None:
             raise ConfigurationError(
@@ -107,7 +110,7 @@ def compare(
         if address is not None:
             values["resources"]["address"] = address or None
         comparison.configuration = build(values)
-    return _run_and_print(Store.open(store), comparison, console, as_json)
+    return _run_and_print(Store.open(store), comparison, console, output)
 
 
 def _print_note(text: str) -> None:
@@ -155,7 +158,9 @@ def _create_comparison(
     return create_comparison(store, common, name, count, _print_note)
 
 
-def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
+def _run_and_print(
+    store: Store, comparison: Comparison, console: Console, output: str | None
+) -> int:
     from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
@@ -178,10 +183,10 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
     if reason := write_result(store, comparison, outcome, seed_sweep):
         print_line(console, f"not logged: {reason}")
     page.show(outcome, console)
-    if as_json:
-        print(json.dumps(outcome.plain(), indent=1))
+    if output is not None:
+        print(FORMATS[output](outcome))
     for what, command in {
-        "tables": comparison.folder / "comparison.md",
+        "tables": comparison.folder / "comparison.html",
         "open MLflow": f"{program_name()} ui{store.option}",
     }.items():
         print_line(console, f"{what}: {command}")

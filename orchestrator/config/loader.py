@@ -146,9 +146,10 @@ def _merge(values: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     merged = dict(values)
     for key, value in changes.items():
         before = merged.get(key)
-        sections = isinstance(before, dict) and isinstance(value, dict) and value
-        same_name = sections and value.get("name") in (None, before.get("name", value.get("name")))
-        merged[key] = _merge(before, value) if same_name else value
+        if isinstance(before, dict) and isinstance(value, dict) and value:
+            name = value.get("name")
+            value = _merge(before, value) if name in (None, before.get("name", name)) else value
+        merged[key] = value
     return merged
 
 

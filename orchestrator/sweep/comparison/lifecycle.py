@@ -1,6 +1,5 @@
 """Create a comparison after all checks, and write its result."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 
@@ -8,8 +7,9 @@ from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import Configuration
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store, keep_json, replacing
+from orchestrator.store.store import Store, replacing
 from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison.formats import list_files
 from orchestrator.sweep.comparison.record import Comparison, require_new
 from orchestrator.sweep.comparison.result import Result
 from orchestrator.sweep.preflight.preflight import prepare_run
@@ -66,9 +66,8 @@ def write_result(store: Store, comparison: Comparison, outcome: Result, seed_swe
     Returns:
         The reason why MLflow does not have it; empty if it does.
     """
-    text = page.markdown(outcome)
-    keep_json(comparison.folder / "result.json", outcome.plain())
-    with replacing(comparison.folder / "comparison.md") as partial_file:
-        partial_file.write_text(text, encoding="utf-8")
-    files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
+    files = list_files(outcome)
+    for name, content in files.items():
+        with replacing(comparison.folder / name) as partial_file:
+            partial_file.write_bytes(content)
     return log_to_sweep(store, seed_sweep, page.metrics(outcome), 0, FOLDER, files)
