@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +36,12 @@ from orchestrator.store.study_file import JOURNAL, copy_study
 from orchestrator.sweep.comparison import design, page
 from orchestrator.sweep.comparison.lifecycle import (
     DEFAULT_SEEDS,
+    DEFAULT_STUDIES,
     create_comparison,
     resolve_comparison,
     write_result,
 )
+from orchestrator.sweep.comparison.record import DEFAULT_MARGIN
 from orchestrator.sweep.comparison.record import Comparison as ComparisonRecord
 from orchestrator.sweep.comparison.result import Result as ComparisonResult
 from orchestrator.sweep.comparison.result import result as comparison_result
@@ -225,6 +227,8 @@ class Study:
         methods: str | Sequence[str],
         *,
         seeds: int = DEFAULT_SEEDS,
+        studies: int = DEFAULT_STUDIES,
+        margin: float = DEFAULT_MARGIN,
         name: str | None = None,
         resume: str | None = None,
         progress: bool = True,
@@ -236,8 +240,11 @@ class Study:
         Args:
             methods: Two or more methods, as a sequence or as text such as "kd,wttm".
             seeds: Trainings per method after its search.
+            studies: Repetitions of the searches and the trainings, with other seeds.
+            margin: Points of accuracy within which two methods are equivalent.
             name: Name of the comparison; None for one with the time.
-            resume: Name of the comparison to resume; `methods` and `seeds` must be its own.
+            resume: Name of the comparison to resume; `methods`, `seeds`, `studies` and `margin`
+                must be its own.
             progress: Show the progress.
 
         Raises:
@@ -245,7 +252,8 @@ class Study:
             UserError: The comparison cannot be started.
         """
         names = methods.split(",") if isinstance(methods, str) else methods
-        return compare(self, tuple(names), seeds, name, resume, progress)
+        request = Design(tuple(names), seeds, studies, margin)
+        return compare(self, request, name, resume, progress)
 
     def _result(self, number: int) -> Result:
         return Result(self.name, number, self._store, self._sweep, self._objects)
@@ -301,33 +309,39 @@ class Comparison:
         return f"<p>{escape(repr(self))}</p><ul>{items}</ul>{table}"
 
 
+class Design(NamedTuple):
+    """Requested design of a comparison; see `Study.compare`."""
+
+    methods: tuple[str, ...]
+    seeds: int
+    studies: int
+    margin: float
+
+
 def compare(
-    study: Study,
-    methods: tuple[str, ...],
-    seeds: int,
-    name: str | None,
-    resume: str | None,
-    progress: bool,
+    study: Study, request: Design, name: str | None, resume: str | None, progress: bool
 ) -> Comparison:
     """Run or resume a comparison with the configuration of a sweep; see `Study.compare`."""
     from orchestrator.cluster.connect import require_disconnected
 
     store, console = study._store, make_console(progress)
-    methods = design.parse_methods(",".join(methods))
+    methods = design.parse_methods(",".join(request.methods))
+    request = request._replace(methods=methods)
+    seeds, studies, margin = request.seeds, request.studies, design.require_margin(request.margin)
     with reopen_session(study._objects):
         require_disconnected()
         comparison = None
         try:
             if resume is None:
                 configuration = study._sweep.configuration
-                common, name = resolve_comparison(store, configuration, methods, seeds, name)
-                comparison = create_comparison(
-                    store, common, name, seeds, make_note_printer(console)
+                common, name = resolve_comparison(
+                    store, configuration, methods, seeds, name, studies
                 )
+                note = make_note_printer(console)
+                comparison = create_comparison(store, common, name, seeds, note, studies, margin)
             else:
-                comparison = _reopen_comparison(store, resume, methods, seeds)
-            ship = partial(_ship, store)
-            seed_sweep = run_comparison(store, comparison, console, ship_of=ship)
+                comparison = _reopen_comparison(store, resume, request)
+            run_comparison(store, comparison, console, ship_of=partial(_ship, store))
         except KeyboardInterrupt:
             again = f"continue with resume={comparison.name!r}" if comparison else "start it again"
             raise KeyboardInterrupt(f"the comparison was interrupted: {again}") from None
@@ -337,7 +351,7 @@ def compare(
             again = f"{error}; then continue with resume={comparison.name!r}"
             raise PreflightError.from_error(error, again) from error
         outcome = comparison_result(store, comparison)
-        if reason := write_result(store, comparison, outcome, seed_sweep):
+        if reason := write_result(store, comparison, outcome):
             make_note_printer(console)(f"not logged to MLflow: {reason}")
     return Comparison(comparison.name, outcome)
 
@@ -346,13 +360,11 @@ def _ship(store: Store, name: str) -> Any:
     return partial(export_program, store, name)
 
 
-def _reopen_comparison(
-    store: Store, name: str, methods: tuple[str, ...], seeds: int
-) -> ComparisonRecord:
+def _reopen_comparison(store: Store, name: str, request: Design) -> ComparisonRecord:
     comparison = ComparisonRecord.open(store, name)
     require_code(comparison.code, f"resume = {name!r}", comparison.configuration)
-    values = {"methods": (methods, comparison.methods), "seeds": (seeds, comparison.seeds)}
-    for key, (value, recorded) in values.items():
+    for key, value in request._asdict().items():
+        recorded = getattr(comparison, key)
         if value != recorded:
             raise ConfigurationError(
                 f"resume = {name!r}: {key} = {value}, and the comparison has {recorded}: give the "

@@ -76,17 +76,19 @@ def comparison_frame(result: ComparisonResult) -> "DataFrame":
     """Return the result of a comparison, a row for each method.
 
     The columns are the means over seeds with their standard errors, and the differences to the
-    reference methods with their p-values after Holm's correction.
+    reference methods with their p-values after Holm's correction and the verdicts of equivalence.
     """
-    rows = []
+    rows, unit = [], "studies" if result.studies > 1 else "seeds"
     for row in result.rows:
         values: dict[str, Any] = {"method": row.method}
         for name, mean in row.means.items():
-            values |= {name: mean.value, f"{name}_error": mean.error, "seeds": mean.count}
+            values |= {name: mean.value, f"{name}_error": mean.error, unit: mean.count}
         for reference, against in row.against.items():
             values |= {
                 f"over_{reference}": against.difference.mean,
                 f"over_{reference}_p": against.corrected,
             }
+            if against.within:
+                values[f"within_{reference}"] = against.within.verdict
         rows.append(values | ({"message": row.message} if row.message else {}))
     return make_frame(rows, ("method",)).set_index("method")

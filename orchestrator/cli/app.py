@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli._code import Code, Plugin, add_code_commands, insert_code
+from orchestrator.cli._compare_options import compare
 from orchestrator.cli._import_options import import_weights
 from orchestrator.cli._option_types import (
     Address,
@@ -20,7 +21,6 @@ from orchestrator.cli._option_types import (
     Json,
     Local,
     Name,
-    OptionalConfig,
     Processes,
     ResumeConfig,
     RunName,
@@ -92,57 +92,7 @@ def sweep(
         )
 
 
-@app.command()
-def compare(
-    methods: Annotated[
-        str | None,
-        typer.Option("--methods", help="Two or more, such as cross_entropy,kd,wttm, or all."),
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            "--seeds", show_default="10", help="Number of seeds per method after its search."
-        ),
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option("--trials", help="Trials per method; overrides search.trials.")
-    ] = None,
-    config: OptionalConfig = None,
-    set_: Set = None,
-    store: Store = "runs",
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name; default: compare and the time.")
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", help="Resume the comparison with this name.")
-    ] = None,
-    address: Address = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print only the result to standard output, as JSON.")
-    ] = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
-    """Compare methods: equal search budgets, then each method's best settings on paired seeds."""
-    with run_command(debug):
-        from orchestrator.cli.compare import compare as run
-
-        sys.exit(
-            run(
-                methods=methods,
-                seeds=seeds,
-                trials=trials,
-                config=config,
-                pairs=set_ or [],
-                store=store,
-                name=name,
-                address=address,
-                resume=resume,
-                dry_run=dry_run,
-                as_json=json,
-                default=DEFAULT,
-            )
-        )
+app.command()(compare)
 
 
 @app.command()

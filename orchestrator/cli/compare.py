@@ -18,23 +18,26 @@ from orchestrator.core.privacy import sanitize
 from orchestrator.core.program import program_name
 from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
-from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, page
 from orchestrator.sweep.comparison.formats import FORMATS, require_format
 from orchestrator.sweep.comparison.lifecycle import (
     DEFAULT_SEEDS,
+    DEFAULT_STUDIES,
     create_comparison,
+    describe_plan,
     resolve_comparison,
     write_result,
 )
-from orchestrator.sweep.comparison.record import Comparison
-from orchestrator.sweep.comparison.result import result
+from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison
+from orchestrator.sweep.comparison.result import open_seed_sweeps, result
 
 
 def compare(
     methods: str | None,
     seeds: int | None,
+    studies: int | None,
+    margin: float | None,
     trials: int | None,
     config: Path | None,
     pairs: list[str],
@@ -52,6 +55,8 @@ def compare(
         methods: Names of two or more methods, separated by commas, or `all` for those that the
             configuration allows; required unless `resume` is given.
         seeds: Trainings per method after the search; None for 10.
+        studies: Repetitions of the searches and the trainings; None for 1.
+        margin: Largest difference in points that counts as equivalent; None for 0.3.
         trials: Trials of the search of each method; None for the configured number.
         config: Configuration file; None for `default`.
         pairs: `KEY=VALUE` settings of `--set`.
@@ -91,19 +96,28 @@ def compare(
             ).with_details("--trials", trials, "left out")
         if design.is_all(methods):
             method_names = _select_methods(opened, configuration, method_names)
-        comparison = _create_comparison(opened, method_names, seeds, configuration, name, dry_run)
+        comparison = _create_comparison(
+            opened,
+            method_names,
+            DEFAULT_SEEDS if seeds is None else seeds,
+            DEFAULT_STUDIES if studies is None else studies,
+            design.require_margin(DEFAULT_MARGIN if margin is None else margin),
+            configuration,
+            name,
+            dry_run,
+        )
         if comparison is None:
             return errors.OK
     else:
-        if (methods, seeds, trials, config, name) != (None,) * 5 or dry_run:
-            raise ConfigurationError(
-                "--resume continues the comparison with its own configuration: leave out "
-                "--methods, --seeds, --trials, --config, --name and --dry-run"
-            ).with_details(
-                "--resume",
-                resume,
-                "without --methods, --seeds, --trials, --config, --name and --dry-run",
+        own = (methods, seeds, studies, margin, trials, config, name)
+        if own != (None,) * len(own) or dry_run:
+            options_text = (
+                "--methods, --seeds, --studies, --margin, --trials, --config, --name and --dry-run"
             )
+            raise ConfigurationError(
+                f"--resume continues the comparison with its own configuration: leave out "
+                f"{options_text}"
+            ).with_details("--resume", resume, f"without {options_text}")
         comparison = Comparison.open(Store.existing(store), resume)
         require_code(comparison.code, f"--resume {resume}", comparison.configuration)
         values = move_paths(comparison.configuration, pairs).plain()
@@ -133,7 +147,9 @@ def _select_methods(
 def _create_comparison(
     store: Store,
     methods: tuple[str, ...],
-    seeds: int | None,
+    seeds: int,
+    studies: int,
+    margin: float,
     configuration: Configuration,
     name: str | None,
     dry_run: bool,
@@ -141,21 +157,12 @@ def _create_comparison(
     """Return the record of a new comparison after all checks; None after a `dry_run`."""
     from orchestrator.sweep.preflight.preflight import show_plan
 
-    count = DEFAULT_SEEDS if seeds is None else seeds
-    common, name = resolve_comparison(store, configuration, methods, count, name)
+    common, name = resolve_comparison(store, configuration, methods, seeds, name, studies)
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
-        if common.search.configurations:
-            each = "no search"
-        else:
-            each = f"{common.search.trials} trials for each of {len(methods)} methods"
-        trained = (
-            f"then {len(methods)} x {count} trainings, seeds {common.seed + 1} to "
-            f"{common.seed + count}"
-        )
-        print_line(standard_console, f"comparison: {each}, {trained}")
+        print_line(standard_console, f"comparison: {describe_plan(store, common, seeds, studies)}")
         return None
-    return create_comparison(store, common, name, count, _print_note)
+    return create_comparison(store, common, name, seeds, _print_note, studies, margin)
 
 
 def _run_and_print(
@@ -166,7 +173,7 @@ def _run_and_print(
 
     again = f"{program_name()} compare --resume {comparison.name}{store.option}"
     try:
-        seed_sweep = run_comparison(
+        seed_sweeps = run_comparison(
             store, comparison, console, ship_of=lambda name: partial(export_program, store, name)
         )
     except KeyboardInterrupt:
@@ -180,7 +187,7 @@ def _run_and_print(
             error, f"{error}; then resume the comparison: {again}"
         ) from error
     outcome = result(store, comparison)
-    if reason := write_result(store, comparison, outcome, seed_sweep):
+    if reason := write_result(store, comparison, outcome):
         print_line(console, f"not logged: {reason}")
     page.show(outcome, console)
     if output is not None:
@@ -190,18 +197,13 @@ def _run_and_print(
         "open MLflow": f"{program_name()} ui{store.option}",
     }.items():
         print_line(console, f"{what}: {command}")
-    return errors.OK if seed_sweep.state == "finished" else errors.NO_USABLE_TRIAL
+    finished = all(sweep.state == "finished" for sweep in seed_sweeps)
+    return errors.OK if finished else errors.NO_USABLE_TRIAL
 
 
 def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> None:
-    """Print the intermediate result of the sweep over seeds, if one of its trainings has ended."""
-    if comparison.over_seeds not in store.sweeps():
-        return
-    seed_sweep = Sweep.open(store, comparison.over_seeds)
-    if ended := sum(trial.ended for trial in seed_sweep.trials.values()):
-        page.show(
-            result(
-                store, comparison, f"{ended} of {seed_sweep.configuration.search.trials} trainings"
-            ),
-            console,
-        )
+    """Print the intermediate result of the trainings over seeds, if one of them has ended."""
+    sweeps = [sweep for _, sweep in open_seed_sweeps(store, comparison)]
+    if ended := sum(sweep.count_ended() for sweep in sweeps):
+        total = comparison.studies * len(comparison.methods) * comparison.seeds
+        page.show(result(store, comparison, f"{ended} of {total} trainings"), console)

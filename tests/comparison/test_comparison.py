@@ -27,7 +27,7 @@ from orchestrator.data.prepare import prepare
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
-from orchestrator.sweep.comparison import design, page, running
+from orchestrator.sweep.comparison import _inference_cost, design, page, running
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
 from orchestrator.sweep.preflight.preflight import prepare_run
@@ -50,12 +50,15 @@ QUIET = Console(quiet=True)
 
 
 def prepared(
-    store: Store, *pairs: str, methods: tuple[str, ...] = METHODS, seeds: int = SEEDS
+    store: Store,
+    *pairs: str,
+    methods: tuple[str, ...] = METHODS,
+    seeds: int = SEEDS,
+    studies: int = 1,
 ) -> Comparison:
-    common = design.base(load(None, [*SMALL, *pairs]), methods, seeds)
-    return Comparison.create(
-        store, "mine", prepare_run(store, common, "sweep", local_processes=0).configuration, seeds
-    )
+    common = design.base(load(None, [*SMALL, *pairs]), methods, seeds, studies)
+    configuration = prepare_run(store, common, "sweep", local_processes=0).configuration
+    return Comparison.create(store, "mine", configuration, seeds, studies)
 
 
 @pytest.fixture
@@ -97,7 +100,7 @@ def without_clocks(found: Result) -> list[dict[str, Any]]:
 
 def test_table_matches_the_records(store: Store, here: Here) -> None:
     comparison = prepared(store)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     assert Counter(here.trained) == {
         "mine-cross_entropy": 2,
         "mine-kd": 2,
@@ -128,7 +131,7 @@ def test_table_matches_the_records(store: Store, here: Here) -> None:
             assert row.against[reference].difference.p == pytest.approx(
                 stats.ttest_rel(own, theirs).pvalue
             )
-            searched = Sweep.open(store, comparison.search(row.method)).best()
+            searched = Sweep.open(store, comparison.runs[0].search(row.method)).best()
             assert searched is not None and row.settings == searched.settings
     paired = [row.against[name] for row in found.rows for name in row.against]
     assert all(
@@ -149,7 +152,7 @@ def test_seeds_are_paired(store: Store, here: Here) -> None:
         "cross_entropy": {"trial": 0, "value": 0.5, "settings": {"label_smoothing": 0.0}},
         "kd": {"trial": 0, "value": 0.5, "settings": {}},
     }
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     plain, distilled = (plain_values(last, method) for method in ("cross_entropy", "kd"))
     assert plain == distilled and len(set(plain.values())) > 1
     assert here.conducted == [("mine-seeds", False)]  # chosen settings are not searched again
@@ -180,6 +183,56 @@ def test_interrupted_comparison_reaches_the_same_result(
     here.conducted = []
     running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
     assert here.conducted == []  # all of it has ended
+
+
+def test_studies_repeat_search_and_seeds_and_resume(
+    store: Store, here: Here, tmp_path: Path
+) -> None:
+    whole = prepared(store, methods=FEW, seeds=2, studies=2)
+    sweeps = running.run_comparison(store, whole, QUIET)
+    assert [sweep.name for sweep in sweeps] == ["mine-seeds", "mine-study2-seeds"]
+    values = {method: [plain_values(sweep, method) for sweep in sweeps] for method in FEW}
+    assert [sorted(study) for study in values["kd"]] == [[1, 2], [4, 5]]
+    assert Sweep.open(store, "mine-study2-kd").configuration.seed == 3
+    found = result(store, whole)
+    kd = found.rows[1]
+    each = [sum(study.values()) / 2 for study in values["kd"]]
+    assert kd.means["accuracy"].value == pytest.approx(sum(each) / 2)
+    assert kd.means["accuracy"].count == 2
+    paired = [
+        sum(kd_study[seed] - plain[seed] for seed in plain) / 2
+        for kd_study, plain in zip(values["kd"], values["cross_entropy"], strict=True)
+    ]
+    over = kd.against["cross_entropy"].difference
+    assert over.mean == pytest.approx(sum(paired) / 2) and over.pairs == 2
+    assert sorted(kd.study_settings) == [1, 2] and kd.over_seeds.trials == 4
+    assert "kd, study 2" in page.markdown(found)
+
+    other = Store.open(tmp_path / "other")
+    prepared(other, methods=FEW, seeds=2, studies=2)
+    here.trained = []
+    for where in ("mine-seeds", "mine-study2-kd", "mine-study2-seeds"):
+        here.interrupted_in = where
+        with pytest.raises(KeyboardInterrupt):
+            running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
+    running.run_comparison(other, Comparison.open(other, "mine"), QUIET)
+    assert set(Counter(here.trained).values()) == {2, 4}  # none twice
+    assert without_clocks(result(other, Comparison.open(other, "mine"))) == without_clocks(found)
+
+
+def test_inference_cost_is_measured_once(
+    store: Store, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = prepared(store, methods=FEW, seeds=1)
+    running.run_comparison(store, comparison, QUIET)
+    costs = Comparison.open(store, "mine").inference
+    assert sorted(costs) == ["cross_entropy", "kd", "teacher"]
+    assert costs["kd"] == costs["cross_entropy"]
+    assert costs["teacher"].parameters > costs["kd"].parameters
+    monkeypatch.setattr(_inference_cost, "inference_cost", None)  # a second measurement would fail
+    again = Comparison.open(store, "mine")
+    running.run_comparison(store, again, QUIET)
+    assert result(store, again).rows[1].student == costs["kd"]
 
 
 def test_method_without_settings_is_left_out_with_a_reason(store: Store, here: Here) -> None:
@@ -218,7 +271,7 @@ def test_comparison_without_any_settings_reports_the_reasons(store: Store, here:
 
 def test_failed_seed_is_not_paired(store: Store, here: Here) -> None:
     comparison = prepared(store, methods=FEW)
-    last = running.run_comparison(store, comparison, QUIET)
+    (last,) = running.run_comparison(store, comparison, QUIET)
     lost = next(
         trial
         for trial in last.trials.values()
@@ -249,7 +302,7 @@ def test_every_sweep_records_its_environment_and_may_register_its_students(
 def test_interrupted_comparison_shows_its_partial_result(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
     output = io.StringIO()
-    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), output=None)
     text = output.getvalue()
     assert code == errors.INTERRUPTED
     assert (
@@ -266,7 +319,7 @@ def test_interrupted_comparison_shows_its_partial_result(store: Store, here: Her
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
     output = io.StringIO()
-    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), output=None)
     assert (
         code == errors.INTERRUPTED
         and "unfinished" not in output.getvalue()
@@ -300,7 +353,9 @@ def test_seeds_on_other_data_than_the_searches_are_refused(store: Store, here: H
     with pytest.raises(ConfigurationError, match=re.escape(refusal)):
         running.run_comparison(store, comparison, QUIET)
     assert "mine-seeds" not in store.sweeps()
-    planned = design.plan_runs_over_seeds(comparison.configuration, comparison.settings, SEEDS)
+    planned = design.plan_runs_over_seeds(
+        comparison.configuration, comparison.runs[0].settings, SEEDS
+    )
     data = prepare(planned.data, store.root, planned.data.seed)
     Sweep.create(
         store.sweep("mine-seeds"), planned, "sweep", describe_sweep(planned, "sweep", data)
@@ -315,7 +370,7 @@ def ended_search(store: Store, comparison: Comparison, method: str, *trials: Tri
     configuration = design.search_of(comparison.configuration, method)
     data = prepare(configuration.data, store.root, configuration.data.seed)
     sweep = Sweep.create(
-        store.sweep(comparison.search(method)),
+        store.sweep(comparison.runs[0].search(method)),
         configuration,
         "sweep",
         describe_sweep(configuration, "sweep", data),

@@ -17,7 +17,7 @@ from orchestrator.config.search_space import list_initial_points
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
-from orchestrator.sweep.comparison._student_cost import student_cost
+from orchestrator.sweep.comparison._inference_cost import inference_cost
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
 from orchestrator.sweep.preflight.configuration import check_search
@@ -161,10 +161,9 @@ def test_record_is_read_back_or_reported_as_damaged(tmp_path: Path) -> None:
     made.save()
     read = Comparison.open(store, "mine")
     assert (read.configuration, read.seeds, read.chosen) == (common, 2, made.chosen)
-    assert read.settings == {"kd": {"alpha": 0.5}} and design.seeds_of(read.configuration, 2) == (
-        4,
-        5,
-    )
+    assert read.runs[0].settings == {"kd": {"alpha": 0.5}} and design.seeds_of(
+        read.configuration, 2
+    ) == (4, 5)
     file = read.folder / FILE
     for change, value in (({"format": 99}, 99), ({"unknown": 1}, "unknown")):
         values = json.loads(file.read_text())
@@ -200,7 +199,7 @@ def test_plan_shows_the_number_of_trainings(tmp_path: Path) -> None:
 def test_the_cost_of_a_student_is_counted() -> None:
     """By hand: an mlp of 64 -> 16 -> 10, and a convolutional network, layer by layer."""
     summary = data_summary(classes=["one"] * 10)
-    found = student_cost(
+    found = inference_cost(
         Network.model_validate({"name": "mlp", "width": 16, "depth": 1}), summary, repeats=3
     )
     assert (found.parameters, found.multiply_adds) == (
@@ -209,7 +208,7 @@ def test_the_cost_of_a_student_is_counted() -> None:
     )
     assert found.latency_ms > 0
     summary = data_summary(classes=["one"] * 100, shape=(3, 32, 32))
-    resnet = student_cost(Network(name="resnet20"), summary, repeats=1)
+    resnet = inference_cost(Network(name="resnet20"), summary, repeats=1)
     stem, stages = 32 * 32 * 3 * 16 * 9, [(32, 16, 16), (16, 16, 32), (8, 32, 64)]
     blocks = sum(
         side * side * 9 * (before * width + 5 * width * width) for side, before, width in stages

@@ -27,10 +27,19 @@ def shown(published: Published, *methods: str, chosen: bool = False) -> Result:
     means = {"accuracy": mean([0.7]), "best_accuracy": mean([0.71])}
     means |= {"best_test_accuracy": mean([0.7234])} if chosen else {}
     rows = tuple(Row(name, {}, "", means, {}, None, NOTHING, NOTHING) for name in methods)
-    teacher, student = published.teacher, published.student
     return Result(
-        *("mine", "CIFAR100", {"train": 50_000}, teacher, 0.75, student, 240, (1,), 0),
-        *(rows, published, "", ("differs from the published training: one thing",)),
+        name="mine",
+        data="CIFAR100",
+        sizes={"train": 50_000},
+        teacher=published.teacher,
+        teacher_accuracy=0.75,
+        student=published.student,
+        epochs=240,
+        seeds=(1,),
+        trials=0,
+        rows=rows,
+        published=published,
+        remarks=("differs from the published training: one thing",),
     )
 
 

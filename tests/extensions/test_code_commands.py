@@ -202,7 +202,7 @@ def test_comparisons_record_the_code(tmp_path: Path) -> None:
     load_code(write_code(tmp_path / "code"))
     configuration = load(None, ["search.methods=[my/labels, kd]", "student.name=my/tiny"])
     comparison = Comparison.create(Store.open(tmp_path / "store"), "mine", configuration, 2)
-    assert comparison.search("my/labels") == "mine-my-labels"
+    assert comparison.runs[0].search("my/labels") == "mine-my-labels"
     assert list(Comparison.open(Store.open(tmp_path / "store"), "mine").code) == [
         *("networks.py", "others.py")
     ]

@@ -2,7 +2,8 @@
 
 The search of a method is an ordinary sweep, and so is the training over seeds: a list of settings
 times a list of seeds. The seeds differ from that of the search, which chose its best settings with
-its own seed.
+its own seed. A study is one search of each method and the training over seeds. Further studies
+repeat both with other seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,12 @@ from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.program import program_name
 from orchestrator.sweep.comparison._listed import complete_configurations
+from orchestrator.sweep.comparison.record import LARGEST_STUDIES
 
-OVER_SEEDS = "seeds"  # suffix of the name of the sweep over seeds
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
 LARGEST_SEED = 2**31 - 1
 ALL = "all"  # of `--methods`
+LARGEST_MARGIN = 50.0  # points of accuracy
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -56,7 +58,22 @@ def is_all(text: str) -> bool:
     return text.strip() == ALL
 
 
-def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Configuration:
+def require_margin(margin: float) -> float:
+    """Return the margin of equivalence in points.
+
+    Raise ConfigurationError if it is not allowed.
+    """
+    if not 0 < margin <= LARGEST_MARGIN:
+        raise ConfigurationError(
+            f"--margin {margin:g} is not allowed: give points of accuracy above 0 and at most "
+            f"{LARGEST_MARGIN:g}, such as 0.3"
+        ).with_details("--margin", margin, (0, LARGEST_MARGIN))
+    return margin
+
+
+def base(
+    configuration: Configuration, methods: Sequence[str], seeds: int, studies: int = 1
+) -> Configuration:
     """Return the common configuration of the sweeps, with all methods, for the checks.
 
     Settings under `method` stay, and are frozen, if that method is compared. With
@@ -66,16 +83,14 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
         ConfigurationError: The configuration does not allow a comparison.
     """
     search = configuration.search
-    if not 1 <= seeds <= LONGEST_LIST:
-        raise ConfigurationError(
-            f"--seeds {seeds} is not allowed: give 1 to {LONGEST_LIST}, preferably 10"
-        ).with_details("--seeds", seeds, (1, LONGEST_LIST))
-    if configuration.seed + seeds > LARGEST_SEED:
-        raise ConfigurationError(
-            f"seed = {configuration.seed} leaves no room for {seeds} further seeds: give at most "
-            f"{LARGEST_SEED - seeds}"
-        ).with_details("seed", configuration.seed, (0, LARGEST_SEED - seeds))
+    _require_seeds(configuration.seed, seeds, studies)
     if search.configurations:
+        if studies > 1:
+            raise ConfigurationError(
+                f"--studies {studies} repeats the search, but search.configurations lists the "
+                f"settings: leave out --studies and give more --seeds, or leave out "
+                f"search.configurations"
+            ).with_details("--studies", studies, (1, 1))
         configuration = complete_configurations(configuration, methods)
         search = configuration.search
     if search.scheduler == "pbt":
@@ -95,6 +110,24 @@ def base(configuration: Configuration, methods: Sequence[str], seeds: int) -> Co
     return common.with_yielded(
         {key: sentence for key, sentence in common.yielded.items() if key != "search.methods"}
     )
+
+
+def _require_seeds(seed: int, seeds: int, studies: int) -> None:
+    """Raise ConfigurationError if a number is not allowed, or if the seeds exceed the largest."""
+    for option, count, largest, usual in (
+        ("--seeds", seeds, LONGEST_LIST, "preferably 10"),
+        ("--studies", studies, LARGEST_STUDIES, "such as 3"),
+    ):
+        if not 1 <= count <= largest:
+            raise ConfigurationError(
+                f"{option} {count} is not allowed: give 1 to {largest}, {usual}"
+            ).with_details(option, count, (1, largest))
+    further = studies * (seeds + 1) - 1
+    if seed + further > LARGEST_SEED:
+        raise ConfigurationError(
+            f"seed = {seed} leaves no room for {further} further seeds: give at most "
+            f"{LARGEST_SEED - further}"
+        ).with_details("seed", seed, (0, LARGEST_SEED - further))
 
 
 def search_of(common: Configuration, method: str) -> Configuration:

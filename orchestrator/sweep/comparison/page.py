@@ -7,6 +7,7 @@ from rich.table import Table
 
 from orchestrator.reporting.statistics import LEVEL, Mean
 from orchestrator.reporting.terminal.lines import print_line
+from orchestrator.sweep.comparison._equivalence import NO, YES
 from orchestrator.sweep.comparison._published_table import Published
 from orchestrator.sweep.comparison.result import Against, Cost, Result, Row
 
@@ -18,8 +19,15 @@ Rows = list[list[str]]
 
 def quality(result: Result) -> tuple[Titles, Rows]:
     """Return the table of the students' quality on the test part."""
-    over = [f"over {reference}, points" for reference in result.references]
     accuracies = list_accuracies(result)
+    over = [
+        title
+        for reference in result.references
+        for title in (
+            f"over {reference}, points",
+            f"within {result.margin:g} points of {reference}",
+        )
+    ]
     titles = [
         "method",
         *(f"accuracy, {title}, %" for title in accuracies.values()),
@@ -28,9 +36,13 @@ def quality(result: Result) -> tuple[Titles, Rows]:
         "ECE",
         *(["published, %"] if result.published else []),
     ]
-    rows = []
+    rows, unit = [], "study" if result.studies > 1 else "seed"
     for row in result.rows:
-        differences = [_format_difference(row, reference) for reference in result.references]
+        differences = [
+            text
+            for reference in result.references
+            for text in (_format_difference(row, reference, unit), _format_within(row, reference))
+        ]
         means = [_format_mean(row, "nll", 1, 3), _format_mean(row, "ece", 1, 3)]
         published = [_format_published(result.published, row.method)] if result.published else []
         reached = [_format_mean(row, name, 100, 2) for name in accuracies]
@@ -113,10 +125,10 @@ def conditions(result: Result) -> list[str]:
     lines = [
         f"data {result.data} ({sizes}); teacher {result.teacher}{accuracy_note}; student "
         f"{result.student}; {result.epochs} epochs",
-        _describe_settings(result),
-        "differences, NLL and ECE are those of the last epoch on the test part, mean ± standard "
-        "error over the seeds; the best epoch is that of the highest validation accuracy, also "
-        "evaluated on the test part",
+        _describe_seeds(result),
+        f"differences, NLL and ECE are those of the last epoch on the test part, mean ± standard "
+        f"error over the {_units(result)}; the best epoch is that of the highest validation "
+        f"accuracy, also evaluated on the test part",
     ]
     if fewer := [
         f"{row.method} with {row.searched}"
@@ -130,13 +142,7 @@ def conditions(result: Result) -> list[str]:
             f"searches that are no longer in the store, so that their cost is unknown: "
             f"{', '.join(removed)}",
         )
-    if len(result.seeds) > 1:
-        lines.append(
-            f"differences are paired by seed: mean [{LEVEL:.0%} t interval, not corrected] and "
-            f"the p of a paired t-test with Holm's correction for all differences of the table"
-        )
-    else:
-        lines.append("one seed gives no interval and no p: the variation between seeds is unknown")
+    lines += _describe_tests(result)
     lines.append(
         "multiply-adds are those of one image; latency is the median for one image on one CPU "
         "thread of this machine, float32"
@@ -160,29 +166,15 @@ def conditions(result: Result) -> list[str]:
     return [*lines, *result.remarks]
 
 
-def _describe_settings(result: Result) -> str:
-    """Return how the settings and the seeds of the trainings were chosen."""
-    seeds = f"the seeds {result.seeds[0]} to {result.seeds[-1]}"
-    equal = "equal seeds give the same initial weights, batches and views"
-    if not result.trials:
-        return (
-            f"no search: each method has the settings listed for it, or else the first initial "
-            f"point of its search space, with {seeds}: {equal}"
-        )
-    return (
-        f"for each method a search of {result.trials} trials on the validation part, then its best "
-        f"settings with {seeds}, which no search used: {equal}"
-    )
-
-
 def markdown(result: Result) -> str:
     """Return the whole page in Markdown."""
     settings = [
         [
-            row.method,
-            ", ".join(f"{key} = {_format_value(value)}" for key, value in row.settings.items()),
+            f"{row.method}{f', study {number}' if result.studies > 1 else ''}",
+            ", ".join(f"{key} = {_format_value(value)}" for key, value in each.items()),
         ]
         for row in result.rows
+        for number, each in (row.study_settings or {1: row.settings}).items()
     ]
     parts = [
         f"# {result.name}: {', '.join(row.method for row in result.rows)}",
@@ -230,6 +222,10 @@ def metrics(result: Result) -> dict[str, float]:
             name = f"comparison/{row.method}/over_{reference}"
             values[name] = against.difference.mean
             values |= {f"{name}_p": against.corrected} if against.corrected is not None else {}
+            if against.within and against.within.corrected_within is not None:
+                values[f"comparison/{row.method}/within_{reference}_p"] = (
+                    against.within.corrected_within
+                )
     return values
 
 
@@ -256,9 +252,79 @@ def _claims(result: Result) -> Iterator[str]:
                 )
         if not_significant := [name for name in others if name not in significant]:
             yield (
-                f"no significant difference to {reference} with {len(result.seeds)} "
-                f"seed{'s' * (len(result.seeds) > 1)}: {', '.join(not_significant)}"
+                f"no significant difference to {reference} with {_count_units(result)}: "
+                f"{', '.join(not_significant)}"
             )
+        if equivalent := [
+            name for name, one in others.items() if one.within and one.within.verdict == YES
+        ]:
+            yield (
+                f"within {result.margin:g} points of {reference} on the test part, with a "
+                f"corrected p below {RATE:.2g}: {', '.join(equivalent)}"
+            )
+
+
+def _units(result: Result) -> str:
+    """Return what the variation between trainings is computed over."""
+    return "means of the studies" if result.studies > 1 else "seeds"
+
+
+def _count_units(result: Result) -> str:
+    count, unit = (
+        (result.studies, "studies") if result.studies > 1 else (len(result.seeds), "seeds")
+    )
+    return f"{count} {unit if count > 1 else 'seed'}"
+
+
+def _describe_seeds(result: Result) -> str:
+    """Return how the seeds of the searches and of the trainings are chosen."""
+    search = (
+        f"for each method a search of {result.trials} trials on the validation part, then its best "
+        f"settings"
+    )
+    reason = "equal seeds give the same initial weights, batches and views"
+    if not result.trials:
+        return (
+            f"no search: each method has the settings listed for it, or else the first initial "
+            f"point of its search space, with the seeds {result.seeds[0]} to {result.seeds[-1]}: "
+            f"{reason}"
+        )
+    if result.studies > 1:
+        each = len(result.seeds) // result.studies
+        return (
+            f"{result.studies} studies, each with other seeds: {search} with {each} seeds that no "
+            f"other part uses; {reason}"
+        )
+    return (
+        f"{search} with the seeds {result.seeds[0]} to {result.seeds[-1]}, which no search used: "
+        f"{reason}"
+    )
+
+
+def _describe_tests(result: Result) -> list[str]:
+    """Return how the differences are tested."""
+    if len(result.seeds) == 1:
+        return ["one seed gives no interval and no p: the variation between seeds is unknown"]
+    studies = result.studies > 1
+    averaged = ", and averaged within each study" if studies else ""
+    tests = (
+        f"differences are paired by seed{averaged}: mean [{LEVEL:.0%} t interval, not corrected] "
+        f"and the p of a paired t-test with Holm's correction for all differences of the table"
+    )
+    scope = (
+        f"intervals include the variation of the search: they are those of {result.studies} study "
+        f"means, with {result.studies - 1} degree{'s' * (result.studies > 2)} of freedom"
+        if studies
+        else "intervals hold for the settings that were found: another search may find others "
+        "(--studies repeats it)"
+    )
+    return [
+        tests,
+        scope,
+        f"within {result.margin:g} points: yes if two one-sided t-tests show it, no if a t-test "
+        f"shows a larger difference, else not known; both with Holm's correction for all "
+        f"differences of the table",
+    ]
 
 
 def _format_mean(row: Row, name: str, times: float, digits: int) -> str:
@@ -270,7 +336,7 @@ def _format_mean(row: Row, name: str, times: float, digits: int) -> str:
     )
 
 
-def _format_difference(row: Row, reference: str) -> str:
+def _format_difference(row: Row, reference: str, unit: str = "seed") -> str:
     """Format a difference as `+1.20 [+0.40, +2.00] p = 0.01`, without missing parts."""
     if reference not in row.against:
         return "0" if row.method == reference else NONE
@@ -279,8 +345,17 @@ def _format_difference(row: Row, reference: str) -> str:
     if difference.low is not None and difference.high is not None:
         text += f" [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
     elif difference.pairs > 1:
-        text += " in every seed"
+        text += f" in every {unit}"
     return text + (f" p = {corrected:.2g}" if corrected is not None else "")
+
+
+def _format_within(row: Row, reference: str) -> str:
+    """Format a verdict as `yes, p = 0.01`; "not known" has no p."""
+    within = row.against[reference].within if reference in row.against else None
+    if within is None:
+        return NONE
+    p = {YES: within.corrected_within, NO: within.corrected_outside}.get(within.verdict)
+    return within.verdict + (f", p = {p:.2g}" if p is not None else "")
 
 
 def _format_published(published: Published, method: str) -> str:

@@ -1,4 +1,4 @@
-"""Run or resume a comparison: its searches one after another, then the sweep over seeds."""
+"""Run or resume a comparison: for each study its searches, then the sweep over seeds."""
 
 import contextlib
 import functools
@@ -18,9 +18,10 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import SharedGroups, open_dispatcher
 from orchestrator.sweep.changed_configuration import require_same
+from orchestrator.sweep.comparison._inference_cost import measure_inference
 from orchestrator.sweep.comparison._listed import listed_settings
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
-from orchestrator.sweep.comparison.record import Chosen, Comparison
+from orchestrator.sweep.comparison.record import Chosen, Comparison, StudyRun
 from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
@@ -45,57 +46,59 @@ ShipOf = Callable[
 
 def run_comparison(
     store: Store, comparison: Comparison, console: Console, ship_of: ShipOf | None = None
-) -> Sweep:
-    """Run the missing sweeps of a comparison, and return the sweep over seeds.
+) -> list[Sweep]:
+    """Run the missing sweeps of a comparison; return the sweep over seeds of each study.
 
     A search that has ended is not run again, however it ended. If a search found no settings, its
-    method is left out.
+    method is left out of that study.
 
     Args:
         ship_of: Registers the best student of every sweep as a model in MLflow.
 
     Raises:
         KeyboardInterrupt: The user interrupted the comparison.
-        TrialError: No search found settings to compare.
+        TrialError: No search of a study found settings to compare.
         ConfigurationError: A sweep in the store differs from the one needed, or another process
             runs it.
         PreflightError: No worker can train now; a resume continues.
     """
     with comparison.hold(), stoppable(), contextlib.ExitStack() as open_:
         runner = _ComparisonRunner(store, comparison, console, open_, ship_of)
-        if not comparison.chosen and comparison.configuration.search.configurations:
-            listed = listed_settings(comparison.configuration)
-            comparison.chosen = {
-                method: {"settings": settings} for method, settings in listed.items()
-            }
-            comparison.save()
         if not comparison.chosen:
             common = comparison.configuration
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
                 print_line(console, note)
-            searches = {
-                method: runner.run_sweep_to_end(
-                    comparison.search(method), search_of(common, method)
-                )
-                for method in comparison.methods
-            }
-            require_common_data(searches)
-            comparison.chosen = {
-                method: choose_settings(sweep) for method, sweep in searches.items()
-            }
-            comparison.save()
-            _print_choices(comparison, console)
-        if not comparison.settings:
-            messages = {method: choice["message"] for method, choice in comparison.chosen.items()}
-            reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
-            raise TrialError(
-                f"no search of {comparison.name!r} found settings to compare: {reasons}"
-            ).with_details("search.methods", messages)
-        runner.require_searched_data()
-        return runner.run_sweep_to_end(
-            comparison.over_seeds,
-            plan_runs_over_seeds(comparison.configuration, comparison.settings, comparison.seeds),
-        )
+        seed_sweeps = [_run_study(runner, study) for study in comparison.runs]
+        measure_inference(store, comparison)
+        return seed_sweeps
+
+
+def _run_study(runner: "_ComparisonRunner", study: StudyRun) -> Sweep:
+    """Run the searches of a study, then its sweep over seeds, and return the latter."""
+    comparison = study.comparison
+    if not study.chosen and study.configuration.search.configurations:
+        listed = listed_settings(study.configuration)
+        study.choose({method: {"settings": settings} for method, settings in listed.items()})
+    if not study.chosen:
+        runner.require_searched_data(study)
+        searches = {
+            method: runner.run_sweep_to_end(
+                study.search(method), search_of(study.configuration, method)
+            )
+            for method in comparison.methods
+        }
+        require_common_data(searches)
+        study.choose({method: choose_settings(sweep) for method, sweep in searches.items()})
+        _print_choices(study, runner.console)
+    if not study.settings:
+        messages = {method: choice["message"] for method, choice in study.chosen.items()}
+        reasons = "; ".join(f"{method}: {message}" for method, message in messages.items())
+        raise TrialError(
+            f"no search of {study.label} found settings to compare: {reasons}"
+        ).with_details("search.methods", messages)
+    runner.require_searched_data(study)
+    planned = plan_runs_over_seeds(study.configuration, study.settings, comparison.seeds)
+    return runner.run_sweep_to_end(study.over_seeds, planned)
 
 
 def choose_settings(search: Sweep) -> Chosen:
@@ -160,11 +163,7 @@ class _ComparisonRunner:
         require_paths(comparison.name, comparison.configuration)
         prepared = prepare_run(self.store, comparison.configuration, "sweep", local_processes=0)
         current = described_data(prepared.configuration, prepared.data)
-        for name in [
-            name
-            for name in (*map(comparison.search, comparison.methods), comparison.over_seeds)
-            if name in existing_sweeps
-        ]:
+        for name in [name for name in comparison.sweeps if name in existing_sweeps]:
             sweep = Sweep.open(self.store, name)
             if not differences(_training_inputs(sweep.described), _training_inputs(current)):
                 carry_teacher_over(self.store, sweep.folder, prepared.configuration, prepared.data)
@@ -205,31 +204,24 @@ class _ComparisonRunner:
         print_line(self.console, _summarize_sweep(sweep))
         return sweep
 
-    def require_searched_data(self) -> None:
-        """Raise ConfigurationError if data or pretrained weights have changed since the searches.
+    def require_searched_data(self, study: StudyRun) -> None:
+        """Raise ConfigurationError if data or pretrained weights differ from the first search.
 
-        A sweep over seeds in the store is checked by its own description. If all searches were
-        removed, nothing is checked.
+        A sweep over seeds in the store is checked by its own description. If all earlier sweeps
+        were removed, nothing is checked.
         """
         comparison, existing_sweeps = self.comparison, self.store.sweeps()
-        search = next(
-            (
-                name
-                for name in map(comparison.search, comparison.methods)
-                if name in existing_sweeps
-            ),
-            None,
-        )
-        if search is None:
+        first = next((name for name in comparison.sweeps if name in existing_sweeps), None)
+        if first is None:
             return
-        if comparison.over_seeds in existing_sweeps:
-            current = Sweep.open(self.store, comparison.over_seeds).described
+        if study.over_seeds in existing_sweeps:
+            current = Sweep.open(self.store, study.over_seeds).described
         else:
             current = described_data(comparison.configuration, self.prepared.data)
-        before = Sweep.open(self.store, search).described
+        before = Sweep.open(self.store, first).described
         if changes := differences(_training_inputs(before), _training_inputs(current)):
             raise ConfigurationError(
-                f"the data or weights of the searches of {comparison.name!r} have changed: "
+                f"the data or weights of the searches of {study.label} have changed: "
                 f"{'; '.join(changes)}: restore them, or start another comparison under a new "
                 f"--name"
             ).with_details("data", tuple(changes), "the data and weights of the searches")
@@ -315,8 +307,8 @@ def _summarize_sweep(sweep: Sweep) -> str:
     )
 
 
-def _print_choices(comparison: Comparison, console: Console) -> None:
-    for method, choice in comparison.chosen.items():
+def _print_choices(study: StudyRun, console: Console) -> None:
+    for method, choice in study.chosen.items():
         settings_text = (
             ", ".join(f"{name}={value}" for name, value in choice.get("settings", {}).items())
             or "the given settings"
