@@ -45,6 +45,7 @@ from orchestrator.sweep.comparison.record import DEFAULT_MARGIN
 from orchestrator.sweep.comparison.record import Comparison as ComparisonRecord
 from orchestrator.sweep.comparison.result import Result as ComparisonResult
 from orchestrator.sweep.comparison.result import result as comparison_result
+from orchestrator.sweep.comparison.runnable import select_methods
 from orchestrator.sweep.comparison.running import run_comparison
 from orchestrator.sweep.report_file import write_report
 
@@ -238,7 +239,8 @@ class Study:
         The searches have the configuration of this sweep.
 
         Args:
-            methods: Two or more methods, as a sequence or as text such as "kd,wttm".
+            methods: Two or more methods, as a sequence or as text such as "kd,wttm"
+                or "all", the methods that the configuration allows.
             seeds: Trainings per method after its search.
             studies: Repetitions of the searches and the trainings, with other seeds.
             margin: Points of accuracy within which two methods are equivalent.
@@ -325,19 +327,19 @@ def compare(
     from orchestrator.cluster.connect import require_disconnected
 
     store, console = study._store, make_console(progress)
-    methods = design.parse_methods(",".join(request.methods))
-    request = request._replace(methods=methods)
+    requested = ",".join(request.methods)
+    request = request._replace(methods=design.parse_methods(requested))
     seeds, studies, margin = request.seeds, request.studies, design.require_margin(request.margin)
     with reopen_session(study._objects):
         require_disconnected()
         comparison = None
         try:
             if resume is None:
-                configuration = study._sweep.configuration
+                configuration, note = study._sweep.configuration, make_note_printer(console)
+                methods = select_methods(store, configuration, requested, note)
                 common, name = resolve_comparison(
                     store, configuration, methods, seeds, name, studies
                 )
-                note = make_note_printer(console)
                 comparison = create_comparison(store, common, name, seeds, note, studies, margin)
             else:
                 comparison = _reopen_comparison(store, resume, request)

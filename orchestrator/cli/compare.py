@@ -31,6 +31,7 @@ from orchestrator.sweep.comparison.lifecycle import (
 )
 from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison
 from orchestrator.sweep.comparison.result import open_seed_sweeps, result
+from orchestrator.sweep.comparison.runnable import select_methods
 
 
 def compare(
@@ -94,8 +95,7 @@ def compare(
                 f"settings of each method: leave out --trials, or add --set "
                 f"search.configurations=[] to search"
             ).with_details("--trials", trials, "left out")
-        if design.is_all(methods):
-            method_names = _select_methods(opened, configuration, method_names)
+        method_names = select_methods(opened, configuration, methods, _print_note)
         comparison = _create_comparison(
             opened,
             method_names,
@@ -130,18 +130,6 @@ def compare(
 def _print_note(text: str) -> None:
     """Print a note to standard error, because standard output may hold only the result."""
     print(sanitize(f"note: {text}"), file=sys.stderr)
-
-
-def _select_methods(
-    store: Store, configuration: Configuration, methods: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Return the methods that the configuration allows; print a note about each of the others."""
-    from orchestrator.sweep.comparison._runnable import select_runnable
-
-    selected, left_out = select_runnable(store, configuration, methods)
-    for method, reason in left_out.items():
-        _print_note(f"--methods all: {method} is left out: {reason}")
-    return selected
 
 
 def _create_comparison(

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from orchestrator.reporting.html.forest import Interval, draw_forest, save_chart
@@ -169,8 +170,8 @@ def test_an_interval_is_drawn_from_its_low_to_its_high_end() -> None:
     chart = draw_forest("name", "title", "points", rows)
     (line,) = chart.axes.collections[0].get_segments()
     assert [list(point) for point in line] == [[-2.0, 2.0], [4.0, 2.0]]
-    marks = chart.axes.collections[-1].get_offsets()
-    assert [list(map(float, each)) for each in marks] == [[1.0, 2.0], [3.0, 1.0]]
+    marks = np.asarray(chart.axes.collections[-1].get_offsets())
+    assert marks.tolist() == [[1.0, 2.0], [3.0, 1.0]]
     assert [label.get_text() for label in chart.axes.get_yticklabels()] == ["one", "two"]
     assert save_chart(chart, "pdf").startswith(b"%PDF-")
     assert save_chart(chart, "png").startswith(b"\x89PNG")

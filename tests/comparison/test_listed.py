@@ -16,9 +16,9 @@ from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, page, running
-from orchestrator.sweep.comparison._runnable import select_runnable
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import result
+from orchestrator.sweep.comparison.runnable import select_runnable
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.sweep.preflight.preflight import prepare_run
 from tests.refusal import refused
@@ -99,6 +99,18 @@ def test_trials_have_no_meaning_without_a_search(tmp_path: Path) -> None:
     assert code == 2 and "--trials 5 has no effect with search.configurations" in text
     code, text = call(*arguments, "--seeds", "3")
     assert code == 0 and "comparison: no search, then 2 x 3 trainings, seeds 1 to 3" in text
+
+
+def test_an_unknown_format_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    arguments = ("--methods", "kd,ttm", "--store", str(tmp_path), "--format", "tex")
+    code, text = call(*arguments)
+    assert code == 2 and "--format 'tex' is not a format" in text
+    assert not (tmp_path / "comparisons").exists()
+
+
+def test_studies_of_listed_settings_are_refused() -> None:
+    with refused("--studies", 2, (1, 1)):
+        design.base(load(None, [*SMALL]), CHOSEN, 2, 2)
 
 
 def test_all_methods_are_those_that_the_configuration_allows(tmp_path: Path) -> None:

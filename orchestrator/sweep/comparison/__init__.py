@@ -1,3 +1,3 @@
 """Compare methods: one search each, then the best settings over paired seeds."""
 
-__all__ = ["design", "lifecycle", "page", "record", "result", "running"]
+__all__ = ["design", "formats", "lifecycle", "page", "record", "result", "runnable", "running"]
