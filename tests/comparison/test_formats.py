@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -168,7 +169,8 @@ def test_a_forest_plot_has_the_differences_in_points() -> None:
 def test_an_interval_is_drawn_from_its_low_to_its_high_end() -> None:
     rows = [Interval("one", 1.0, -2.0, 4.0), Interval("two", 3.0, None, None)]
     chart = draw_forest("name", "title", "points", rows)
-    (line,) = chart.axes.collections[0].get_segments()
+    drawn: Any = chart.axes.collections[0]
+    (line,) = drawn.get_segments()
     assert [list(point) for point in line] == [[-2.0, 2.0], [4.0, 2.0]]
     marks = np.asarray(chart.axes.collections[-1].get_offsets())
     assert marks.tolist() == [[1.0, 2.0], [3.0, 1.0]]
