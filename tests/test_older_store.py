@@ -21,6 +21,7 @@ REFUSED = {
     "watch": (["mine"], ["mine", "--once"]),
     "importance": (["mine"],),
     "report": (["mine"],),
+    "stop": (["mine"],),
     "export": (["mine"], ["mine", "--format", "onnx"]),
 }
 # the first reports it, the second shows it, the third needs a checkpoint (test_import_weights.py)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,10 +33,9 @@ from orchestrator.extensions.record import require_code
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.store.study_file import JOURNAL, copy_study
-from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison import page
+from orchestrator.sweep.comparison.design import DEFAULT_SEEDS, DEFAULT_STUDIES, Design, read_design
 from orchestrator.sweep.comparison.lifecycle import (
-    DEFAULT_SEEDS,
-    DEFAULT_STUDIES,
     create_comparison,
     resolve_comparison,
     write_result,
@@ -253,8 +252,8 @@ class Study:
             KeyboardInterrupt: The comparison was interrupted; the message says how to resume it.
             UserError: The comparison cannot be started.
         """
-        names = methods.split(",") if isinstance(methods, str) else methods
-        request = Design(tuple(names), seeds, studies, margin)
+        names = methods if isinstance(methods, str) else ",".join(methods)
+        request = read_design(names, seeds, studies, margin)
         return compare(self, request, name, resume, progress)
 
     def _result(self, number: int) -> Result:
@@ -311,15 +310,6 @@ class Comparison:
         return f"<p>{escape(repr(self))}</p><ul>{items}</ul>{table}"
 
 
-class Design(NamedTuple):
-    """Requested design of a comparison; see `Study.compare`."""
-
-    methods: tuple[str, ...]
-    seeds: int
-    studies: int
-    margin: float
-
-
 def compare(
     study: Study, request: Design, name: str | None, resume: str | None, progress: bool
 ) -> Comparison:
@@ -327,20 +317,15 @@ def compare(
     from orchestrator.cluster.connect import require_disconnected
 
     store, console = study._store, make_console(progress)
-    requested = ",".join(request.methods)
-    request = request._replace(methods=design.parse_methods(requested))
-    seeds, studies, margin = request.seeds, request.studies, design.require_margin(request.margin)
     with reopen_session(study._objects):
         require_disconnected()
         comparison = None
         try:
             if resume is None:
                 configuration, note = study._sweep.configuration, make_note_printer(console)
-                methods = select_methods(store, configuration, requested, note)
-                common, name = resolve_comparison(
-                    store, configuration, methods, seeds, name, studies
-                )
-                comparison = create_comparison(store, common, name, seeds, note, studies, margin)
+                request = select_methods(store, configuration, request, note)
+                common, name = resolve_comparison(store, configuration, request, name)
+                comparison = create_comparison(store, common, name, request, note)
             else:
                 comparison = _reopen_comparison(store, resume, request)
             run_comparison(store, comparison, console, ship_of=partial(_ship, store))

@@ -81,8 +81,9 @@ def print_resume_command(cluster: Cluster, ended: Job) -> None:
     """Print the command that resumes a run whose job was stopped or killed."""
     run, store = ended.labels.get("run"), ended.labels.get("store")
     if run and store and ended.returned not in OWN_EXIT_CODES and ended.state != "succeeded":
+        command = "compare" if ended.labels.get("command") == "compare" else "sweep"
         print_line(
-            f"  resume: {program_name()} submit --address {cluster.address} -- sweep --resume "
+            f"  resume: {program_name()} submit --address {cluster.address} -- {command} --resume "
             f"{run} --store {shlex.quote(store)}"
         )
 

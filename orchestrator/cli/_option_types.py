@@ -54,6 +54,9 @@ Name = Annotated[
     str | None, typer.Option("--name", help="Name of the run; default: its method and the time.")
 ]
 RunName = Annotated[str, typer.Argument(help="Name of a sweep or a training run.")]
+ShownName = Annotated[
+    str, typer.Argument(help="Name of a sweep, a training run or a comparison.", metavar="NAME")
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", help="Seed of the weights, sample order, augmentation and search."),

@@ -22,19 +22,22 @@ from orchestrator.data.datasets import find
 from orchestrator.extensions.loading import load_code
 from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
+from orchestrator.sweep.comparison.design import Design, base, read_design
+from orchestrator.sweep.comparison.lifecycle import default_comparison_name
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
 from orchestrator.sweep.runs import default_name
 
-COMMANDS = ("sweep", "train", "teacher")
+COMMANDS = ("sweep", "compare", "train", "teacher")
 LOCAL_OPTIONS = {  # options that concern this machine
     "local": "--local trains on this machine: leave it out, or run the command here",
     "processes": "--processes belongs to --local, which trains on this machine: leave it out",
     "address": "--address belongs to `submit`: give it before the --",
 }
-# parameters that --resume accepts
+# parameters that --resume accepts, by the command
+ANY_RESUME = ("resume", "store", "set_", "debug", "code", "plugin")
 RESUME_OPTIONS = {
-    *("resume", "config", "store", "trials", "time_budget", "set_", "debug"),
-    *("code", "plugin"),
+    "sweep": {*ANY_RESUME, "config", "trials", "time_budget"},
+    "compare": {*ANY_RESUME, "json"},
 }
 DEFAULT = "configs/digits.yaml"
 EXTERNAL_FOLDER = "submitted"  # folder in the package for files from outside the project
@@ -88,11 +91,11 @@ def create_submission(
     extra_files = dict(code)
     if code:
         given["code"] = list(code)
-    excluded = set(given) - RESUME_OPTIONS
+    excluded = set(given) - RESUME_OPTIONS.get(command, set())
     if run is not None and excluded:
         flags = ", ".join(f"--{other.strip('_').replace('_', '-')}" for other in sorted(excluded))
         raise ConfigurationError(
-            f"--resume continues the sweep with its own configuration: leave out {flags}"
+            f"--resume continues the run with its own configuration: leave out {flags}"
         ).with_details("--resume", run, f"without {flags}")
     if run is not None:
         _require_path_settings(options.get("set_") or ())
@@ -104,7 +107,7 @@ def create_submission(
         extra_files |= {packed: config.resolve()} | _pack_extended(config, packed)
         given = {key: packed if key == "config" else value for key, value in given.items()}
         if run is None and command != "teacher":
-            run = given["name"] = options["name"] or default_name(configuration, command)
+            run = given["name"] = options["name"] or _default_name(configuration, command)
     _require_name(run, "--resume" if options.get("resume") else "--name")
     entrypoint = shlex.join(
         ["python", "run.py", command, *_format_options(group.commands[command], given)]
@@ -176,16 +179,31 @@ def _format_options(command: Any, given: dict[str, Any]) -> Iterator[str]:
             yield from (flag, str(value))
 
 
+def _default_name(configuration: Configuration, command: str) -> str:
+    return (
+        default_comparison_name() if command == "compare" else default_name(configuration, command)
+    )
+
+
 def _load_and_check(command: str, options: dict[str, Any], config: Path) -> Configuration:
     """Load the configuration and run every check that needs neither data nor cluster."""
     budget = options.get("time_budget")
     overrides = {key: options.get(key) for key in ("trials", "scheduler")} | {
         "time_budget": parse_duration(budget) if budget else None
     }
-    changes = {f"search.{key}": value for key, value in overrides.items() if value is not None}
-    configuration = load(config, list(options["set_"] or ()), changes, seed=options["seed"])
+    changes: dict[str, Any] = {
+        f"search.{key}": value for key, value in overrides.items() if value is not None
+    }
+    request = (
+        read_design(*(options[key] for key in Design._fields)) if command == "compare" else None
+    )
+    changes |= {"search.methods": list(request.methods)} if request else {}
+    configuration = load(config, list(options["set_"] or ()), changes, seed=options.get("seed"))
     find(configuration.data)
-    if command == "sweep":
+    if request:
+        configuration = base(configuration, request.methods, request.seeds, request.studies)
+        check_search(configuration)
+    elif command == "sweep":
         configuration = with_single_method(configuration)
         check_search(configuration)
     elif command == "train":

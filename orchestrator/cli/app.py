@@ -27,6 +27,7 @@ from orchestrator.cli._option_types import (
     Scheduler,
     Seed,
     Set,
+    ShownName,
     Store,
     Trials,
     Version,
@@ -216,7 +217,8 @@ def configs(
 @app.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(help="Name of a sweep; with --address, name of a job.")
+        str | None,
+        typer.Argument(help="Name of a sweep or a comparison; with --address, name of a job."),
     ] = None,
     store: Annotated[
         str | None,
@@ -231,8 +233,8 @@ def status(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show the state of a sweep, or of a job on a cluster; without a name, of all sweeps of a
-    --store, or of all jobs.
+    """Show the state of a sweep, a comparison, or a job on a cluster; without a name, of all
+    sweeps and comparisons of a --store, or of all jobs.
     """
     with run_command(debug, ends_unread=True):
         from orchestrator.cli.status import run_status, show_job_status
@@ -244,12 +246,12 @@ def status(
 
 @app.command()
 def watch(
-    name: RunName,
+    name: ShownName,
     store: Store = "runs",
     once: Annotated[bool, typer.Option("--once", help="Show the current state and exit.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Watch a sweep from another terminal or node; Ctrl-C stops watching, not the sweep."""
+    """Watch a sweep or a comparison from another terminal or node; Ctrl-C stops only watching."""
     with run_command(debug, ends_unread=True):
         from orchestrator.cli.watch import watch as run
 
@@ -260,7 +262,9 @@ def watch(
 def submit(
     command: Annotated[
         list[str],
-        typer.Argument(help="-- and the command to run: sweep, train or teacher, with options."),
+        typer.Argument(
+            help="-- and the command to run: sweep, compare, train or teacher, with options."
+        ),
     ],
     address: JobServer = None,
     name: Annotated[
@@ -300,14 +304,22 @@ def submit(
 
 @app.command()
 def stop(
-    name: Annotated[str, typer.Argument(help="Name of a job.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a job; with --store, of a sweep or a comparison.")
+    ],
     address: JobServer = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Store of a run whose process is on this machine.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Stop a job on a cluster; its run can be resumed later."""
+    """Stop a job on a cluster, or with --store a run on this machine; it can be resumed later."""
     with run_command(debug):
         from orchestrator.cli.stop import stop as run
+        from orchestrator.cli.stop import stop_run
 
+        if store is not None:
+            sys.exit(stop_run(name=name, store=store, address=address))
         sys.exit(run(name=name, address=address))
 
 
@@ -334,14 +346,14 @@ def importance(
 
 @app.command()
 def report(
-    name: RunName,
+    name: ShownName,
     to: Annotated[
         Path | None, typer.Option("--to", help="HTML file; default: in the store.")
     ] = None,
     store: Store = "runs",
     debug: Debug = False,
 ) -> None:
-    """Write the results of a sweep to one HTML page, and log it to MLflow."""
+    """Write the page of a sweep (HTML) or of a comparison (Markdown), and log it to MLflow."""
     with run_command(debug):
         from orchestrator.cli.report import report as run
 

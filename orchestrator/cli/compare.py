@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cli._comparisons import resume_command
 from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console as standard_console
 from orchestrator.config.loader import build, load
@@ -19,18 +20,18 @@ from orchestrator.core.program import program_name
 from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
-from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison import page
+from orchestrator.sweep.comparison.design import ALL, Design, read_design
 from orchestrator.sweep.comparison.formats import FORMATS, require_format
 from orchestrator.sweep.comparison.lifecycle import (
-    DEFAULT_SEEDS,
-    DEFAULT_STUDIES,
     create_comparison,
     describe_plan,
+    describe_time,
     resolve_comparison,
     write_result,
 )
-from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison
-from orchestrator.sweep.comparison.result import open_seed_sweeps, result
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.result import describe_unfinished, open_seed_sweeps, result
 from orchestrator.sweep.comparison.runnable import select_methods
 
 
@@ -77,15 +78,10 @@ def compare(
     if output is not None:
         require_format(output)
     if resume is None:
-        if methods is None:
-            raise ConfigurationError(
-                "--methods is missing: give two or more, such as --methods "
-                "cross_entropy,kd,wttm, or --resume NAME"
-            ).with_details("--methods", None, "two or more methods")
-        method_names = design.parse_methods(methods)
+        request = read_design(methods, seeds, studies, margin)
         options = (
             cluster_address(address)
-            | {"search.methods": list(method_names)}
+            | ({} if request.methods == (ALL,) else {"search.methods": list(request.methods)})
             | ({} if trials is None else {"search.trials": trials})
         )
         configuration, opened = load(config or default, pairs, options), Store.open(store)
@@ -95,17 +91,8 @@ def compare(
                 f"settings of each method: leave out --trials, or add --set "
                 f"search.configurations=[] to search"
             ).with_details("--trials", trials, "left out")
-        method_names = select_methods(opened, configuration, methods, _print_note)
-        comparison = _create_comparison(
-            opened,
-            method_names,
-            DEFAULT_SEEDS if seeds is None else seeds,
-            DEFAULT_STUDIES if studies is None else studies,
-            design.require_margin(DEFAULT_MARGIN if margin is None else margin),
-            configuration,
-            name,
-            dry_run,
-        )
+        request = select_methods(opened, configuration, request, _print_note)
+        comparison = _create_comparison(opened, request, configuration, name, dry_run)
         if comparison is None:
             return errors.OK
     else:
@@ -133,24 +120,18 @@ def _print_note(text: str) -> None:
 
 
 def _create_comparison(
-    store: Store,
-    methods: tuple[str, ...],
-    seeds: int,
-    studies: int,
-    margin: float,
-    configuration: Configuration,
-    name: str | None,
-    dry_run: bool,
+    store: Store, request: Design, configuration: Configuration, name: str | None, dry_run: bool
 ) -> Comparison | None:
     """Return the record of a new comparison after all checks; None after a `dry_run`."""
     from orchestrator.sweep.preflight.preflight import show_plan
 
-    common, name = resolve_comparison(store, configuration, methods, seeds, name, studies)
+    common, name = resolve_comparison(store, configuration, request, name)
     if dry_run:
         show_plan(store, common, "sweep", False, standard_console)
-        print_line(standard_console, f"comparison: {describe_plan(store, common, seeds, studies)}")
+        print_line(standard_console, f"comparison: {describe_plan(common, request)}")
+        print_line(standard_console, f"time: {describe_time(store, common, request)}")
         return None
-    return create_comparison(store, common, name, seeds, _print_note, studies, margin)
+    return create_comparison(store, common, name, request, _print_note)
 
 
 def _run_and_print(
@@ -159,7 +140,7 @@ def _run_and_print(
     from orchestrator.export.export import export_program
     from orchestrator.sweep.comparison.running import run_comparison
 
-    again = f"{program_name()} compare --resume {comparison.name}{store.option}"
+    again = resume_command(store, comparison.name)
     try:
         seed_sweeps = run_comparison(
             store, comparison, console, ship_of=lambda name: partial(export_program, store, name)
@@ -192,6 +173,6 @@ def _run_and_print(
 def _show_unfinished(store: Store, comparison: Comparison, console: Console) -> None:
     """Print the intermediate result of the trainings over seeds, if one of them has ended."""
     sweeps = [sweep for _, sweep in open_seed_sweeps(store, comparison)]
-    if ended := sum(sweep.count_ended() for sweep in sweeps):
-        total = comparison.studies * len(comparison.methods) * comparison.seeds
-        page.show(result(store, comparison, f"{ended} of {total} trainings"), console)
+    if any(sweep.count_ended() for sweep in sweeps):
+        unfinished = describe_unfinished(comparison, sweeps)
+        page.show(result(store, comparison, unfinished), console)

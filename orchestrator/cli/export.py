@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from orchestrator.cli._names import require_sweep
 from orchestrator.cli._run import console
 from orchestrator.core import errors
 from orchestrator.reporting.terminal.lines import print_line
@@ -35,6 +36,7 @@ def export(
     from orchestrator.reporting.terminal.progress import show_damage
 
     opened = Store.existing(store)
+    require_sweep(opened, name, "export")
     exported = write(opened, name, student or "a", trial, weights, to, form)
     show_damage(Sweep.open(opened, name), opened.option)
     network, source = exported.settings.network.name, exported.settings.source

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from orchestrator.cli._names import require_sweep
 from orchestrator.cli._run import console
 from orchestrator.config.objectives import describe_objective
 from orchestrator.core import errors
@@ -30,6 +31,7 @@ def importance(name: str, store: Path | str, epoch: int | None) -> int:
     from orchestrator.tracking.artifacts import log_to_sweep
 
     opened = Store.existing(store)
+    require_sweep(opened, name, "importance")
     sweep = Sweep.open(opened, name)
     show_damage(sweep, opened.option)
     importances = evaluate(sweep, epoch, opened.option)

@@ -1,9 +1,11 @@
-"""Write a sweep's HTML page to a file, and log it to the sweep's run in MLflow."""
+"""Write a sweep's HTML page, or a comparison's tables, to a file, and log them to MLflow."""
 
 from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cli._comparisons import write_comparison
+from orchestrator.cli._names import find_comparison
 from orchestrator.core import errors
 from orchestrator.core.privacy import sanitize
 from orchestrator.reporting.terminal.lines import print_line
@@ -16,14 +18,18 @@ console = Console()
 
 
 def report(name: str, store: Path | str, to: Path | None) -> int:
-    """Write the page of a sweep, and log it to the sweep's run; return the exit code.
+    """Write the page of a sweep or a comparison, and log it to MLflow; return the exit code.
 
     Args:
-        name: Name of the sweep.
+        name: Name of the sweep or the comparison.
         store: Folder or URI of the store.
-        to: Target file; None for `reports/NAME.html` in the store.
+        to: Target file; None for `reports/NAME.html`, or `comparisons/NAME/comparison.md`, in the
+            store.
     """
     opened = Store.existing(store)
+    if comparison := find_comparison(opened, name):
+        write_comparison(opened, comparison, to, console)
+        return errors.OK
     written = write_report(opened, name, to)
     show_damage(Sweep.open(opened, name), opened.option)
     if written.not_logged:

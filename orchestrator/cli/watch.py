@@ -1,4 +1,4 @@
-"""Watch a sweep through its records, from another terminal or another node.
+"""Watch a sweep or a comparison through its records, from another terminal or another node.
 
 Watching writes nothing and takes no lock.
 """
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from orchestrator.cli._comparisons import show_comparison, watch_comparison
+from orchestrator.cli._names import find_comparison
 from orchestrator.cli._run import list_next_commands
 from orchestrator.core import errors
 from orchestrator.core.program import program_name
@@ -17,6 +19,7 @@ from orchestrator.reporting.terminal.progress import Display, show_damage, summa
 from orchestrator.store import run_lock
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
+from orchestrator.sweep.comparison.record import Comparison
 
 PERIOD_S = 2.0
 # maximum share of the time spent reading: many trials on a slow disk are read less often
@@ -31,10 +34,10 @@ def watch(
     console: Console | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Show the progress of a sweep until it ends, then its summary; return the exit code.
+    """Show the progress of a sweep or a comparison until it ends; return the exit code.
 
     Args:
-        name: Name of the sweep.
+        name: Name of the sweep or the comparison.
         store: Folder or URI of the store.
         once: Show the current state and stop.
         console: Output; None for standard output.
@@ -42,6 +45,8 @@ def watch(
     """
     console = console or Console()
     opened = Store.existing(store)
+    if comparison := find_comparison(opened, name):
+        return _watch_comparison(opened, comparison, once, console, wait)
     sweep, elapsed_s = _read_sweep(opened, name)
     show_damage(sweep, opened.option)
     if sweep.state == "running" and once:
@@ -51,11 +56,36 @@ def watch(
         if sweep.state == "running":
             sweep = _follow(opened, sweep, elapsed_s, console, wait)
     except KeyboardInterrupt:
-        watch_command = f"{program_name()} watch {name}{opened.option}"
-        print_line(console, f"stopped watching; {name} continues; watch again: {watch_command}")
+        _print_continuation(opened, name, console)
         return errors.OK
     summary(sweep, console, list_next_commands(sweep, opened))
     return errors.OK
+
+
+def _watch_comparison(
+    store: Store,
+    comparison: Comparison,
+    once: bool,
+    console: Console,
+    wait: Callable[[float], None],
+) -> int:
+    def follow(name: str) -> None:
+        sweep, elapsed_s = _read_sweep(store, name)
+        _follow(store, sweep, elapsed_s, console, wait)
+
+    if once:
+        show_comparison(store, comparison, False, console)
+        return errors.OK
+    try:
+        watch_comparison(store, comparison, console, follow, wait)
+    except KeyboardInterrupt:
+        _print_continuation(store, comparison.name, console)
+    return errors.OK
+
+
+def _print_continuation(store: Store, name: str, console: Console) -> None:
+    watch_command = f"{program_name()} watch {name}{store.option}"
+    print_line(console, f"stopped watching; {name} continues; watch again: {watch_command}")
 
 
 def _follow(

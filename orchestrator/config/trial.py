@@ -72,8 +72,8 @@ class TrialSpec(Section):
 
     Args:
         name: The name of the trial.
-        role: `student`; `teacher` to train the teacher itself; `evaluate` to evaluate it on the
-            validation part; `fill` to precompute its cache.
+        role: `student`; `teacher` to train the teacher itself; `evaluate` to evaluate it; `fill` to
+            precompute its cache.
         configuration: The configuration of the trial.
         folder: The folder of the trial, which contains its checkpoint.
         data: The folder of the data.
@@ -83,6 +83,7 @@ class TrialSpec(Section):
         views: The views of `fill`; null is the clean one.
         features: Whether `fill` caches the features of the clean view.
         stages: Stages whose feature maps of the clean view `fill` caches.
+        part: The part of the data on which `evaluate` evaluates.
         until: The epochs after which the worker releases its group; null for all. The trial is not
             finished then and its checkpoint remains in the folder.
         uri: The URI of the store. The folders are then below its folder `root`.
@@ -101,6 +102,7 @@ class TrialSpec(Section):
     views: tuple[int | None, ...] = ()
     features: bool = False
     stages: tuple[str, ...] = ()
+    part: Literal["validation", "test"] = "validation"
     until: int | None = None
     uri: str = ""
     root: Path | None = None

@@ -1,4 +1,4 @@
-"""Lock a sweep for one driver, and publish the driver's identity and heartbeat.
+"""Lock a sweep or a comparison for one driver, and publish its identity and heartbeat.
 
 The operating system releases the lock when its process ends. On a disk that several hosts share,
 the lock may be visible on one host only. The driver therefore also touches its heartbeat file every
@@ -7,10 +7,11 @@ few seconds, and other hosts respect a fresh heartbeat.
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -19,10 +20,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from orchestrator.core.errors import ConfigurationError
+from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.store.record_file import STRICT, RecordSchema, Timestamp
 
 LOCK = "driver.lock"
+STOP_TIMEOUT_S, STOP_POLL_S = 30.0, 0.2  # an orderly shutdown takes at most 20 s
 HEARTBEAT_FILE = "driver.json"
 HEARTBEAT_S = 10.0
 HEARTBEAT_TIMEOUT_S = (
@@ -122,16 +124,51 @@ def hold_lock(folder: Path) -> Iterator[None]:
             file.unlink(missing_ok=True)
 
 
+def stop_driver(folder: Path, wait: Callable[[float], object] = time.sleep) -> bool:
+    """Request the orderly end of the driver on this host, and wait for it.
+
+    Args:
+        folder: The folder of the sweep or the comparison.
+        wait: Waits for the given seconds.
+
+    Returns:
+        Whether a driver was running.
+
+    Raises:
+        ConfigurationError: The driver runs on another host, or it is unknown.
+        PreflightError: The driver has not ended after `STOP_TIMEOUT_S`.
+    """
+    if not is_running(folder):
+        return False
+    record = _read_driver(folder)
+    if record is None or record["host"] != socket.gethostname():
+        raise ConfigurationError(describe_driver(folder)).with_details(
+            "name", folder.name, "a driver on this host"
+        )
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(record["pid"], signal.SIGTERM)
+    for _ in range(int(STOP_TIMEOUT_S / STOP_POLL_S)):
+        if not is_running(folder):
+            return True
+        wait(STOP_POLL_S)
+    raise PreflightError(
+        f"{folder.name!r} has not ended {STOP_TIMEOUT_S:.0f} s after the stop request: look at the "
+        f"output of process {record['pid']}"
+    ).with_details("name", folder.name, f"an end within {STOP_TIMEOUT_S:.0f} s")
+
+
 def describe_driver(folder: Path) -> str:
     """Return a sentence about the process that runs the sweep, with the next step."""
     record = _read_driver(folder)
+    kind = "comparison" if folder.parent.name == "comparisons" else "sweep"
     if record is None:
         return (
-            f"sweep {folder.name!r} is being run by another process: wait until it ends, or stop it"
+            f"{kind} {folder.name!r} is being run by another process: wait until it ends, or stop "
+            f"it"
         )
     since = f"{datetime.fromtimestamp(record['since']):%Y-%m-%d %H:%M}"
     process = f"process {record['pid']} on {record['host']}"
-    driver = f"sweep {folder.name!r} is being run by {process} since {since}"
+    driver = f"{kind} {folder.name!r} is being run by {process} since {since}"
     if record["host"] == socket.gethostname():
         return f"{driver}: wait until it ends, or stop it with `kill {record['pid']}`"
     return (

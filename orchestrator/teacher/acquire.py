@@ -116,6 +116,25 @@ def acquire_teacher(
     return folder, card, time.monotonic() - start
 
 
+def evaluate_on_test(
+    store: Store, configuration: Configuration, data: Path, dispatcher_client: TrialDispatcher
+) -> dict[str, float]:
+    """Return the metrics of an acquired teacher on the test part: accuracy, nll, ece and others.
+
+    Args:
+        store: The store of the run.
+        configuration: The configuration, with a teacher.
+        data: The folder of the prepared data.
+        dispatcher_client: The backend that evaluates.
+
+    Raises:
+        ConfigurationError: The evaluation fails or a metric is not finite.
+    """
+    folder = fit.teacher_folder(store, configuration, data)
+    metrics = _evaluate(store, folder, configuration, data, dispatcher_client, "test")
+    return {name.removeprefix("test/"): value for name, value in metrics.items()}
+
+
 @contextlib.contextmanager
 def _hold_lock(folder: Path, configuration: Configuration, purpose: str) -> Iterator[None]:
     """Hold the teacher's lock; raise PreflightError if another run does not release it in time."""
@@ -147,12 +166,13 @@ def _evaluate(
     configuration: Configuration,
     data: Path,
     dispatcher_client: TrialDispatcher,
+    part: fit.Part = "validation",
 ) -> dict[str, float]:
-    """Return the teacher's metrics on the validation part.
+    """Return the teacher's metrics on a part of the data.
 
     Raise ConfigurationError if the evaluation fails or a metric is not finite.
     """
-    specification = store.locate(fit.evaluation(folder, configuration, data))
+    specification = store.locate(fit.evaluation(folder, configuration, data, part))
     dispatcher_client.submit(specification)
     report: Report | None = None
     while not (isinstance(report, EpochRecord) and report.done):
@@ -165,8 +185,8 @@ def _evaluate(
             ).with_details("teacher", report.message)
     if not all(map(math.isfinite, report.metrics.values())):
         raise ConfigurationError(
-            "the teacher's logits on the validation part are not finite, although its weights "
-            "are: give other teacher.network.weights, or leave them out to fit a teacher here"
+            f"the teacher's logits on the {part} part are not finite, although its weights "
+            f"are: give other teacher.network.weights, or leave them out to fit a teacher here"
         ).with_details(
             "teacher.network.weights",
             configuration.teacher.network.weights if configuration.teacher else None,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors.torch import load_file
 
@@ -22,6 +22,8 @@ from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.store import Store, replacing
 from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 from orchestrator.teacher.frozen import WEIGHTS, read_teacher
+
+Part = Literal["validation", "test"]
 
 
 def fingerprint(configuration: Configuration, data_fingerprint: str, augmentation: str) -> str:
@@ -175,17 +177,20 @@ def specification(folder: Path, configuration: Configuration, data: Path) -> Tri
     )
 
 
-def evaluation(folder: Path, configuration: Configuration, data: Path) -> TrialSpec:
-    """Return the job that evaluates the teacher in a folder on the validation part."""
+def evaluation(
+    folder: Path, configuration: Configuration, data: Path, part: Part = "validation"
+) -> TrialSpec:
+    """Return the job that evaluates the teacher in a folder on a part of the data."""
     # peers do not matter here: all workers share the part
     without_peers = configuration.model_copy(update={"peers": {}})
     return TrialSpec(
-        name=f"evaluate-{folder.name}",
+        name=f"evaluate-{part}-{folder.name}",
         role="evaluate",
         configuration=without_peers,
         folder=folder.parent / "groups",
         data=data,
         teacher=folder,
+        part=part,
     )
 
 

@@ -1,6 +1,7 @@
-"""Evaluate a teacher on the validation part.
+"""Evaluate a teacher on the validation part or the test part.
 
-A worker group does this once for each teacher with given weights.
+A worker group evaluates each teacher with given weights once on the validation part, and the
+teacher of a comparison once on the test part.
 """
 
 import torch
@@ -22,7 +23,7 @@ BATCH = 256  # samples per batch of each worker
 
 
 def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
-    """Report the metrics `validation/...` of the teacher of a specification, in float32.
+    """Report the metrics `validation/...` or `test/...` of a teacher, in float32.
 
     All ranks call this together. The record of epoch 1 is the same for any number of workers.
     """
@@ -46,14 +47,14 @@ def evaluate_teacher(spec: TrialSpec, context: TrialContext) -> None:
     context.phase("the teacher's evaluation")
     scores = Scores(len(dataset.classes), context.device)
     try:
-        for batch in batches.iterate_in_order("validation", size=BATCH):
+        for batch in batches.iterate_in_order(spec.part, size=BATCH):
             scores.add(teacher(batch.inputs).logits, batch.labels)
             context.heartbeat()
     finally:
         batches.close()
     context.all_reduce_sum(scores.sums)
     metrics = {
-        f"validation/{name}": value for name, value in scores.metrics(agreement=False).items()
+        f"{spec.part}/{name}": value for name, value in scores.metrics(agreement=False).items()
     }
     if context.is_main_process:
         context.report(EpochRecord(1, metrics, done=True))

@@ -79,6 +79,24 @@ def test_a_teacher_and_a_resume_get_no_new_name() -> None:
     )
 
 
+def test_the_command_line_of_a_comparison() -> None:
+    words = ["--methods", "cross_entropy,kd", "--studies", "3", "--margin", "0.5", "--store", "/s"]
+    job = made("compare", *words, "--trials", "5")
+    run_name = job.labels["run"]
+    assert job.name == run_name and run_name.startswith("compare-")
+    assert job.labels == {"command": "compare", "store": "/s", "run": run_name}
+    given = shlex.split(job.entrypoint)
+    assert given[:3] == ["python", "run.py", "compare"]
+    pairs = dict(zip(given[3::2], given[4::2], strict=True))
+    assert pairs == {
+        **dict(zip(words[::2], words[1::2], strict=True)),
+        "--trials": "5",
+        "--name": run_name,
+    }
+    resumed = made("compare", "--resume", "mine", "--store", "/s", "--json")
+    assert resumed.entrypoint == "python run.py compare --store /s --resume mine --json"
+
+
 def test_a_configuration_outside_the_project_is_packaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +117,7 @@ def test_a_configuration_outside_the_project_is_packaged(
 
 
 SHARED = "an absolute path that all nodes share"
-COMMANDS = ("sweep", "train", "teacher")
+COMMANDS = ("sweep", "compare", "train", "teacher")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +125,15 @@ COMMANDS = ("sweep", "train", "teacher")
     [
         (["swep", "--store", "/s"], "command", "swep", COMMANDS, "did you mean 'sweep'"),
         (["export", "mine"], "command", "export", COMMANDS, ""),
+        (["compare", "--store", "/s"], "--methods", None, "two or more methods", ""),
+        (
+            ["compare", "--methods", "kd,ttm", "--studies", "0", "--store", "/s"],
+            *("--studies", 0, (1, 100), ""),
+        ),
+        (
+            ["compare", "--resume", "mine", "--trials", "3", "--store", "/s"],
+            *("--resume", "mine", "without --trials", ""),
+        ),
         (["sweep"], "--store", None, f"{SHARED}, or a URI", ""),
         (["sweep", "--store", "runs"], "--store", "runs", f"{SHARED}, or a URI", ""),
         (["sweep", "--store", "~/runs"], "--store", "~/runs", f"{SHARED}, or a URI", ""),

@@ -17,6 +17,7 @@ from trained_here import SHARED_GROUPS, Here
 from orchestrator.api._objects import Objects
 from orchestrator.api._results import Study
 from orchestrator.cli import compare
+from orchestrator.cluster.local_backend import LocalDispatcher
 from orchestrator.config.loader import load
 from orchestrator.config.schema import Configuration
 from orchestrator.config.trial import apply
@@ -32,6 +33,7 @@ from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.sweep.space_snapshot import describe_sweep
+from orchestrator.teacher.acquire import evaluate_on_test
 from tests.refusal import refused
 
 SMALL = (
@@ -66,6 +68,10 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store")
 
 
+def evaluate_here(store: Store, configuration: Configuration, data: Path, _: object) -> Any:
+    return evaluate_on_test(store, configuration, data, LocalDispatcher())
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     """Run sweeps in this process, and send nothing to tracking."""
@@ -75,6 +81,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Here:
         running, "open_dispatcher", lambda *given: contextlib.nullcontext(SHARED_GROUPS)
     )
     monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
+    monkeypatch.setattr(running, "evaluate_on_test", evaluate_here)
     return here
 
 
@@ -233,6 +240,23 @@ def test_inference_cost_is_measured_once(
     again = Comparison.open(store, "mine")
     running.run_comparison(store, again, QUIET)
     assert result(store, again).rows[1].student == costs["kd"]
+
+
+def test_teacher_has_a_row(store: Store, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = prepared(store, methods=FEW, seeds=1)
+    running.run_comparison(store, comparison, QUIET)
+    found = result(store, Comparison.open(store, "mine"))
+    assert found.teacher_row is not None and found.teacher_row.network == "mlp"
+    accuracy, plain = found.teacher_row.metrics["accuracy"], found.plain()["teacher_row"]
+    assert 0 < accuracy < 1 and plain["metrics"]["accuracy"] == accuracy
+    (titles, rows), (_, costs) = page.quality(found), page.costs(found)
+    assert rows[0][:2] == ["teacher (mlp)", f"{100 * accuracy:.2f}"]
+    assert len(rows[0]) == len(titles) and [row[0] for row in rows[1:]] == list(FEW)
+    assert costs[0][1] == f"{found.teacher_row.cost.parameters:,}"  # type: ignore[union-attr]
+    assert page.metrics(found)["comparison/teacher/accuracy"] == accuracy
+    monkeypatch.setattr(running, "evaluate_on_test", None)  # a second evaluation would fail
+    shutil.rmtree(store.sweep("mine-seeds"))
+    running.run_comparison(store, comparison, QUIET)
 
 
 def test_method_without_settings_is_left_out_with_a_reason(store: Store, here: Here) -> None:

@@ -160,14 +160,12 @@ def test_every_difference_to_the_published_training_has_a_sentence(
     pairs = [*change, "search.freeze=[training.learning_rate]"]
     loaded = load(CONFIGS / "cifar100_wttm.yaml", pairs)
     published = pair("resnet56", "resnet20")
-    teacher = (
-        "teacher: 71.00 % on the validation part here, 72.34 % on the test part in the sources"
-    )
+    teacher = "test accuracy of the teacher: 71.00 % here, 72.34 % in the sources"
     assert list_differences(loaded, published, 50_000, 0.71) == [*sentences, teacher]
     fewer = list_differences(loaded, published, 49_000, None)
     assert [one.partition(" in the sources")[0] for one in fewer[-2:]] == [
         "training images: 49,000 here, 50,000",
-        "teacher: an unknown accuracy on the validation part here, 72.34 % on the test part",
+        "test accuracy of the teacher: unknown here, 72.34 %",
     ]
 
 

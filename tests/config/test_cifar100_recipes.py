@@ -80,7 +80,7 @@ def test_a_recipe_is_the_published_one(
     published = find_published(loaded)
     assert published is not None and (published.teacher, published.student) == pair
     (difference,) = list_differences(loaded, published, 50_000, 0.75)
-    assert difference.startswith("teacher: 75.00 %")
+    assert difference.startswith("test accuracy of the teacher: 75.00 % here")
 
 
 @pytest.mark.parametrize(

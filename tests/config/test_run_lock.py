@@ -1,6 +1,7 @@
 """Test the lock of a sweep: one process at a time, named in the refusal; a dead one is detected."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.core.errors import PreflightError
 from orchestrator.store import run_lock
 from orchestrator.store.store import read_json, write_json
 from tests.refusal import refused
@@ -92,3 +94,28 @@ def test_an_unreadable_heartbeat_file_is_ignored(folder: Path) -> None:
             run_lock.describe_driver(folder)
             == "sweep 'mine' is being run by another process: wait until it ends, or stop it"
         )
+
+
+def test_a_driver_of_this_host_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is this process, which ends in its own way at the signal."""
+    assert not run_lock.stop_driver(folder)
+    driver = run_lock.hold_lock(folder)
+    driver.__enter__()
+    signals: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *given: signals.append(given))
+    assert run_lock.stop_driver(folder, lambda _: driver.__exit__(None, None, None))
+    assert signals == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_driver_that_does_not_end_is_reported(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    with run_lock.hold_lock(folder), refused("name", "mine", error=PreflightError):
+        run_lock.stop_driver(folder, lambda _: None)
+
+
+def test_a_driver_of_another_host_is_not_stopped(folder: Path) -> None:
+    word(folder, age_s=5)
+    with refused("name", "mine", "a driver on this host"):
+        run_lock.stop_driver(folder, lambda _: None)

@@ -20,7 +20,7 @@ from orchestrator.models.build import build
 from orchestrator.models.weights import network_fingerprint, save_weights
 from orchestrator.store.store import Store, read_json, write_json
 from orchestrator.teacher import fit
-from orchestrator.teacher.acquire import acquire_teacher, check_weights
+from orchestrator.teacher.acquire import acquire_teacher, check_weights, evaluate_on_test
 from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
 from orchestrator.teacher.quality import TeacherQuality, read_quality
 from orchestrator.training._teacher_evaluation import evaluate_teacher
@@ -129,29 +129,41 @@ def bring(given: Given) -> TeacherCard:
         dispatcher_client.close(10)
 
 
-def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given: Given) -> None:
-    _, configuration, data = given
-    assert fit.card(fit.teacher_folder(*given)) is not None and read_quality(
-        fit.teacher_folder(*given)
-    ) == quality(None, _weights(configuration))
-    card, dataset = bring(given), Dataset.open(data)
+def expected_metrics(data: Path, part: str) -> tuple[float, float]:
+    """Return the accuracy and the NLL of the given weights, computed without the program."""
+    dataset = Dataset.open(data)
     torch.manual_seed(5)
     network = build("mlp", 10, (1, 8, 8), {"width": 8}).eval()
-    images = (
-        torch.from_numpy(np.array(dataset.validation.inputs)).permute(0, 3, 1, 2).float().div(255)
-    )
+    split = dataset.split(part)
+    images = torch.from_numpy(np.array(split.inputs)).permute(0, 3, 1, 2).float().div(255)
     images = (images - torch.tensor(dataset.mean).view(1, -1, 1, 1)) / torch.tensor(
         dataset.std
     ).view(1, -1, 1, 1)
     with torch.no_grad():
         logits = network(images).logits
-    labels = torch.from_numpy(np.array(dataset.validation.labels))
-    assert card["metrics"]["validation/accuracy"] == pytest.approx(
-        (logits.argmax(1) == labels).double().mean().item(), abs=1e-12
+    labels = torch.from_numpy(np.array(split.labels))
+    return (
+        (logits.argmax(1) == labels).double().mean().item(),
+        torch.nn.functional.cross_entropy(logits, labels).item(),
     )
-    assert card["metrics"]["validation/nll"] == pytest.approx(
-        torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5
-    )
+
+
+def test_given_weights_are_evaluated_when_they_are_adopted_and_never_again(given: Given) -> None:
+    _, configuration, data = given
+    assert fit.card(fit.teacher_folder(*given)) is not None and read_quality(
+        fit.teacher_folder(*given)
+    ) == quality(None, _weights(configuration))
+    card, (accuracy, nll) = bring(given), expected_metrics(data, "validation")
+    assert card["metrics"]["validation/accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert card["metrics"]["validation/nll"] == pytest.approx(nll, abs=1e-5)
+    dispatcher_client = LocalDispatcher()
+    try:
+        tested = evaluate_on_test(*given, dispatcher_client)
+    finally:
+        dispatcher_client.close(10)
+    accuracy, nll = expected_metrics(data, "test")
+    assert tested["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert tested["nll"] == pytest.approx(nll, abs=1e-5) and tested["ece"] >= 0
     file = fit.teacher_folder(*given) / CARD
     write_json(file, read_json(file) | {"metrics": {"validation/accuracy": 0.123}})
     assert bring(given)["metrics"] == {"validation/accuracy": 0.123}, (

@@ -102,7 +102,7 @@ def list_differences(
         configuration: The configuration of the comparison.
         published: The published results for it.
         training_samples: Number of samples that are trained on.
-        teacher_accuracy: The teacher's validation accuracy in [0, 1]; None if it is unknown.
+        teacher_accuracy: The teacher's test accuracy in [0, 1]; None if it is unknown.
     """
     sentences = [
         f"{key}: {_format(ours)} here, {_format(theirs)} in the sources"
@@ -119,12 +119,10 @@ def list_differences(
         sentences.append(
             "training.learning_rate is searched for each method here, and fixed in the sources"
         )
-    reached = (
-        "an unknown accuracy" if teacher_accuracy is None else f"{100 * teacher_accuracy:.2f} %"
-    )
+    reached = "unknown" if teacher_accuracy is None else f"{100 * teacher_accuracy:.2f} %"
     sentences.append(
-        f"teacher: {reached} on the validation part here, {published.teacher_accuracy:.2f} % on "
-        f"the test part in the sources"
+        f"test accuracy of the teacher: {reached} here, {published.teacher_accuracy:.2f} % in the "
+        f"sources"
     )
     return sentences
 

@@ -7,7 +7,7 @@ repeat both with other seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from methods import METHODS
 from orchestrator.config.distinct import limit_trials
@@ -18,22 +18,39 @@ from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.program import program_name
 from orchestrator.sweep.comparison._listed import complete_configurations
-from orchestrator.sweep.comparison.record import LARGEST_STUDIES
+from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, LARGEST_STUDIES
 
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
+DEFAULT_SEEDS, DEFAULT_STUDIES = 10, 1
 LARGEST_SEED = 2**31 - 1
-ALL = "all"  # of `--methods`
+ALL = "all"  # instead of methods: those that the configuration allows
 LARGEST_MARGIN = 50.0  # points of accuracy
 
 
+class Design(NamedTuple):
+    """Requested design of a comparison.
+
+    Attributes:
+        methods: The compared methods.
+        seeds: Trainings of each method after its search.
+        studies: Repetitions of the searches and the trainings.
+        margin: Largest difference in points of accuracy that counts as equivalent.
+    """
+
+    methods: tuple[str, ...]
+    seeds: int = DEFAULT_SEEDS
+    studies: int = DEFAULT_STUDIES
+    margin: float = DEFAULT_MARGIN
+
+
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Return the methods of `--methods`: two or more, each once; `all` names every method.
+    """Return the methods of `--methods`: two or more, each once, or `ALL` alone.
 
     Raises:
         ConfigurationError: A method is unknown or repeated, or there are fewer than two.
     """
-    if is_all(text):
-        return tuple(METHODS)
+    if text.strip() == ALL:
+        return (ALL,)
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
@@ -53,22 +70,39 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return methods
 
 
-def is_all(text: str) -> bool:
-    """Return whether `--methods` stands for every method that the configuration allows."""
-    return text.strip() == ALL
+def read_design(
+    methods: str | None,
+    seeds: int | None = None,
+    studies: int | None = None,
+    margin: float | None = None,
+) -> Design:
+    """Return the design that the options of a command give; None stands for a default.
 
-
-def require_margin(margin: float) -> float:
-    """Return the margin of equivalence in points.
-
-    Raise ConfigurationError if it is not allowed.
+    Raises:
+        ConfigurationError: The methods are missing or not allowed, or the margin is not.
     """
+    if methods is None:
+        raise ConfigurationError(
+            "--methods is missing: give two or more, such as --methods cross_entropy,kd,wttm, or "
+            "--resume NAME"
+        ).with_details("--methods", None, "two or more methods")
+    request = Design(
+        parse_methods(methods),
+        DEFAULT_SEEDS if seeds is None else seeds,
+        DEFAULT_STUDIES if studies is None else studies,
+        DEFAULT_MARGIN if margin is None else margin,
+    )
+    require_margin(request.margin)
+    return request
+
+
+def require_margin(margin: float) -> None:
+    """Raise ConfigurationError if a margin of equivalence, in points, is not allowed."""
     if not 0 < margin <= LARGEST_MARGIN:
         raise ConfigurationError(
             f"--margin {margin:g} is not allowed: give points of accuracy above 0 and at most "
             f"{LARGEST_MARGIN:g}, such as 0.3"
         ).with_details("--margin", margin, (0, LARGEST_MARGIN))
-    return margin
 
 
 def base(

@@ -2,59 +2,57 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from statistics import fmean
+from typing import Any
 
 from orchestrator.config.path_settings import resolve_paths
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Section
 from orchestrator.config.yielding import describe_yielded
+from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store, replacing
 from orchestrator.sweep.comparison import design, page
+from orchestrator.sweep.comparison.design import Design
 from orchestrator.sweep.comparison.formats import list_files
-from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison, require_new
+from orchestrator.sweep.comparison.record import Comparison, require_new
 from orchestrator.sweep.comparison.result import Result
 from orchestrator.sweep.preflight.preflight import prepare_run
 from orchestrator.tracking.artifacts import log_to_sweep
+from orchestrator.training.cost import TOTAL
 
-DEFAULT_SEEDS, DEFAULT_STUDIES = 10, 1
 FOLDER = "comparison"  # of the artifacts in MLflow
 
 
 def resolve_comparison(
-    store: Store,
-    configuration: Configuration,
-    methods: tuple[str, ...],
-    seeds: int,
-    name: str | None,
-    studies: int = 1,
+    store: Store, configuration: Configuration, request: Design, name: str | None
 ) -> tuple[Configuration, str]:
     """Return the common configuration of the sweeps of a new comparison, and its name.
 
     Args:
         store: The store that holds the comparison.
         configuration: The settings of the searches.
-        methods: The compared methods.
-        seeds: Trainings per method after its search.
+        request: The methods, and the numbers of seeds and studies.
         name: Name of the comparison; None for one with the time.
-        studies: Repetitions of the searches and the trainings.
 
     Raises:
         ConfigurationError: The name is taken, or the configuration does not allow a comparison.
     """
+    design.require_margin(request.margin)
+    methods, seeds, studies, _ = request
     common = design.base(resolve_paths(configuration), methods, seeds, studies)
-    name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
+    name = name or default_comparison_name()
     require_new(store, name, methods, studies)
     return common, name
 
 
-def describe_plan(store: Store, common: Configuration, seeds: int, studies: int) -> str:
-    """Return the trials and trainings of a comparison, and their time if it can be estimated.
+def default_comparison_name() -> str:
+    """Return the default name of a comparison, with the time."""
+    return f"compare-{datetime.now():%Y%m%d-%H%M%S}"
 
-    Args:
-        store: The store, whose earlier sweeps give the time of a training.
-        common: The common configuration of the sweeps.
-        seeds: Trainings per method after its search.
-        studies: Repetitions of the searches and the trainings.
-    """
+
+def describe_plan(common: Configuration, request: Design) -> str:
+    """Return the numbers of trials and trainings of a comparison."""
+    seeds, studies = request.seeds, request.studies
     methods, trials, last = len(common.search.methods), common.search.trials, common.seed
     search = (
         "no search"
@@ -71,25 +69,60 @@ def describe_plan(store: Store, common: Configuration, seeds: int, studies: int)
     )
 
 
+def describe_time(store: Store, common: Configuration, request: Design) -> str:
+    """Return the time of a comparison at most, estimated from earlier trainings in the store.
+
+    It counts those of the same data, networks and batch size. A search that stops trials early
+    takes less.
+    """
+    seconds = [
+        trial.metrics[TOTAL] / trial.epochs
+        for name in store.sweeps()
+        if (sweep := _open_similar(store, name, common))
+        for trial in sweep.trials.values()
+        if trial.epochs and TOTAL in trial.metrics
+    ]
+    if not seconds:
+        return "unknown: the store has no training with the same data, networks and batch size"
+    trainings = request.studies * len(request.methods) * (common.search.trials + request.seeds)
+    hours = fmean(seconds) * trainings * common.training.epochs / 3600
+    return (
+        f"at most {hours:.2g} worker hours for {trainings} trainings, by {len(seconds)} earlier "
+        f"trainings in the store"
+    )
+
+
+def _open_similar(store: Store, name: str, common: Configuration) -> Sweep | None:
+    """Return a sweep if its trainings take about as long as those of the comparison."""
+    try:
+        sweep = Sweep.open(store, name)
+    except ConfigurationError:
+        return None
+    own = sweep.configuration
+    kept = {"data": {"augmentation"}, "teacher": {"mode"}}  # resolved in the record
+    same = all(getattr(own, key) == getattr(common, key) for key in ("student", "peers")) and all(
+        _without(getattr(own, key), keys) == _without(getattr(common, key), keys)
+        for key, keys in kept.items()
+    )
+    return sweep if same and own.training.batch_size == common.training.batch_size else None
+
+
+def _without(section: Section | None, keys: set[str]) -> dict[str, Any]:
+    return section.model_dump(exclude=keys) if section else {}
+
+
 def create_comparison(
-    store: Store,
-    common: Configuration,
-    name: str,
-    seeds: int,
-    note: Callable[[str], None],
-    studies: int = 1,
-    margin: float = DEFAULT_MARGIN,
+    store: Store, common: Configuration, name: str, request: Design, note: Callable[[str], None]
 ) -> Comparison:
     """Check a comparison, prepare its data and create its record.
 
     `common` and `name` are those of `resolve_comparison`; `note` receives messages about behaviour
     that the user may not expect.
     """
-    margin = design.require_margin(margin)
     prepared = prepare_run(store, common, "sweep", local_processes=0, note=note)
     for sentence in describe_yielded(common, "sweep"):
         note(sentence)
-    return Comparison.create(store, name, prepared.configuration, seeds, studies, margin)
+    return Comparison.create(store, name, prepared.configuration, *request[1:])
 
 
 def write_result(store: Store, comparison: Comparison, outcome: Result) -> str:

@@ -9,10 +9,12 @@ from orchestrator.reporting.statistics import LEVEL, Mean
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.sweep.comparison._equivalence import NO, YES
 from orchestrator.sweep.comparison._published_table import Published
-from orchestrator.sweep.comparison.result import Against, Cost, Result, Row
+from orchestrator.sweep.comparison.record import InferenceCost
+from orchestrator.sweep.comparison.result import Against, Cost, Result, Row, TeacherRow
 
 RATE = 1 - LEVEL  # of false claims
 NONE = "–"
+TEACHER_METRICS = {"accuracy", "nll", "ece"}
 Titles = list[str]
 Rows = list[list[str]]
 
@@ -47,6 +49,8 @@ def quality(result: Result) -> tuple[Titles, Rows]:
         published = [_format_published(result.published, row.method)] if result.published else []
         reached = [_format_mean(row, name, 100, 2) for name in accuracies]
         rows.append([row.method, *reached, *differences, *means, *published])
+    if teacher := result.teacher_row:
+        rows.insert(0, _format_teacher(result, teacher, len(titles)))
     return titles, rows
 
 
@@ -92,13 +96,11 @@ def costs(result: Result) -> tuple[Titles, Rows]:
     ]
     titles += ["GPU s, search", "GPU s, seeds"] if gpu else []
     rows = []
+    if teacher := result.teacher_row:
+        unknown = [NONE] * (len(titles) - 4)
+        rows.append([_name_teacher(teacher), *_format_inference(teacher.cost), *unknown])
     for row in result.rows:
-        student = row.student
-        student_cost = (
-            [f"{student.parameters:,}", f"{student.multiply_adds:,}", f"{student.latency_ms:.3f}"]
-            if student
-            else [NONE] * 3
-        )
+        student_cost = _format_inference(row.student)
         compute_cost = [_format_cost(cost.cpu_s, cost) for cost in (row.search, row.over_seeds)]
         compute_cost += (
             [_format_cost(cost.gpu_s, cost) for cost in (row.search, row.over_seeds)] if gpu else []
@@ -210,6 +212,9 @@ def show(result: Result, console: Console) -> None:
 def metrics(result: Result) -> dict[str, float]:
     """Return the numbers by name, for MLflow."""
     values: dict[str, float] = {}
+    if result.teacher_row:
+        for name in TEACHER_METRICS & result.teacher_row.metrics.keys():
+            values[f"comparison/teacher/{name}"] = result.teacher_row.metrics[name]
     for row in result.rows:
         for name, mean in row.means.items():
             values[f"comparison/{row.method}/{name}"] = mean.value
@@ -356,6 +361,28 @@ def _format_within(row: Row, reference: str) -> str:
         return NONE
     p = {YES: within.corrected_within, NO: within.corrected_outside}.get(within.verdict)
     return within.verdict + (f", p = {p:.2g}" if p is not None else "")
+
+
+def _name_teacher(teacher: TeacherRow) -> str:
+    return f"teacher ({teacher.network})"
+
+
+def _format_teacher(result: Result, teacher: TeacherRow, columns: int) -> list[str]:
+    """Return the teacher's row of the table of quality; it has one network and no seeds."""
+    published = [f"{result.published.teacher_accuracy:.2f}"] if result.published else []
+    accuracy, nll, ece = (
+        f"{times * teacher.metrics[name]:.{digits}f}" if name in teacher.metrics else NONE
+        for name, times, digits in (("accuracy", 100, 2), ("nll", 1, 3), ("ece", 1, 3))
+    )
+    unknown = [NONE] * (columns - 4 - len(published))
+    return [_name_teacher(teacher), accuracy, *unknown, nll, ece, *published]
+
+
+def _format_inference(cost: InferenceCost | None) -> list[str]:
+    """Return parameters, multiply-adds and latency."""
+    if cost is None:
+        return [NONE] * 3
+    return [f"{cost.parameters:,}", f"{cost.multiply_adds:,}", f"{cost.latency_ms:.3f}"]
 
 
 def _format_published(published: Published, method: str) -> str:

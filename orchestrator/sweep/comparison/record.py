@@ -72,6 +72,7 @@ class ComparisonRecord:
         margin: Largest difference in points of accuracy that counts as equivalent.
         inference: Inference costs of the students by method, and of `teacher`; measured once, when
             the comparison ends.
+        teacher: Metrics of the teacher on the test part; empty before its evaluation.
     """
 
     __pydantic_config__ = STRICT
@@ -83,6 +84,7 @@ class ComparisonRecord:
     studies: Annotated[int, Field(ge=1, le=LARGEST_STUDIES)] = 1
     margin: Annotated[Finite, Field(gt=0)] = DEFAULT_MARGIN
     inference: dict[str, InferenceCost] = field(default_factory=dict)
+    teacher: dict[str, Finite] = field(default_factory=dict)
 
 
 COMPARISON = RecordSchema[ComparisonRecord](
@@ -173,8 +175,8 @@ class Comparison(ComparisonRecord):
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the comparison for this process; raise ConfigurationError if another holds it."""
-        with run_lock.single_driver(self.folder):
+        """Hold the lock of the driver; raise ConfigurationError if another process holds it."""
+        with run_lock.hold_lock(self.folder):
             yield
 
     def save(self) -> None:

@@ -19,7 +19,13 @@ from orchestrator.sweep.comparison._equivalence import (
 from orchestrator.sweep.comparison._published import describe_training, find_published, select_rows
 from orchestrator.sweep.comparison._published_table import Published
 from orchestrator.sweep.comparison.design import REFERENCES
-from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, Comparison, InferenceCost, StudyRun
+from orchestrator.sweep.comparison.record import (
+    DEFAULT_MARGIN,
+    TEACHER,
+    Comparison,
+    InferenceCost,
+    StudyRun,
+)
 from orchestrator.teacher.quality import read_quality
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
 from orchestrator.training.metric_names import TEST_HIGHEST
@@ -85,6 +91,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TeacherRow:
+    """Quality of the teacher on the test part, and its inference cost; None if it is unknown."""
+
+    network: str
+    metrics: dict[str, float]
+    cost: InferenceCost | None
+
+
+@dataclass(frozen=True)
 class Result:
     """Result of a comparison, with all rows in the requested order.
 
@@ -110,6 +125,7 @@ class Result:
     unfinished: str = ""
     studies: int = 1
     margin: float = DEFAULT_MARGIN
+    teacher_row: TeacherRow | None = None
     remarks: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -156,7 +172,18 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         unfinished=unfinished,
         studies=comparison.studies,
         margin=comparison.margin,
-        remarks=tuple(describe_training(configuration, published, summary.sizes.train, reached)),
+        remarks=tuple(
+            describe_training(
+                configuration, published, summary.sizes.train, comparison.teacher.get("accuracy")
+            )
+        ),
+        teacher_row=TeacherRow(
+            configuration.teacher.network.name,
+            comparison.teacher,
+            comparison.inference.get(TEACHER),
+        )
+        if configuration.teacher
+        else None,
     )
 
 
@@ -168,6 +195,20 @@ def open_seed_sweeps(store: Store, comparison: Comparison) -> list[tuple[StudyRu
         for run in comparison.runs
         if run.over_seeds in names
     ]
+
+
+def describe_unfinished(comparison: Comparison, sweeps: Sequence[Sweep]) -> str:
+    """Return how many trainings over seeds have ended; empty if all have.
+
+    Args:
+        comparison: The comparison.
+        sweeps: The sweeps over seeds in the store.
+    """
+    states = [sweep.state for sweep in sweeps]
+    if len(states) == comparison.studies and set(states) <= {"finished", "failed"}:
+        return ""
+    ended = sum(sweep.count_ended() for sweep in sweeps)
+    return f"{ended} of {comparison.studies * len(comparison.methods) * comparison.seeds} trainings"
 
 
 def _row(

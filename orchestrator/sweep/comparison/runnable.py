@@ -2,30 +2,31 @@
 
 from collections.abc import Callable
 
+from methods import METHODS
 from orchestrator.config.schema import Configuration
 from orchestrator.core.errors import ConfigurationError, FieldError
 from orchestrator.data.prepare import describe
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
+from orchestrator.sweep.comparison.design import Design
 from orchestrator.sweep.preflight.configuration import check_search
 from orchestrator.training.capabilities.feature_maps_checks import check_feature_maps
 
 
 def select_methods(
-    store: Store, configuration: Configuration, text: str, note: Callable[[str], None]
-) -> tuple[str, ...]:
-    """Return the methods of `--methods`; `all` stands for those that the configuration allows.
+    store: Store, configuration: Configuration, request: Design, note: Callable[[str], None]
+) -> Design:
+    """Return the request with the methods that the configuration allows, if it is for all.
 
     `note` receives the reason why another one is left out. The other arguments and errors are those
     of `select_runnable`.
     """
-    methods = design.parse_methods(text)
-    if not design.is_all(text):
-        return methods
-    selected, left_out = select_runnable(store, configuration, methods)
+    if request.methods != (design.ALL,):
+        return request
+    selected, left_out = select_runnable(store, configuration, tuple(METHODS))
     for method, reason in left_out.items():
         note(f"--methods all: {method} is left out: {reason}")
-    return selected
+    return request._replace(methods=selected)
 
 
 def select_runnable(

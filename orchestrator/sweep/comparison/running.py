@@ -33,6 +33,7 @@ from orchestrator.sweep.space_snapshot import (
     differences,
     is_same_data,
 )
+from orchestrator.teacher.acquire import evaluate_on_test
 from orchestrator.teacher.moved import carry_teacher_over
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class _ComparisonRunner:
             )
         if sweep.state == "interrupted":
             raise KeyboardInterrupt
+        self._evaluate_teacher()
         print_line(self.console, _summarize_sweep(sweep))
         return sweep
 
@@ -225,6 +227,16 @@ class _ComparisonRunner:
                 f"{'; '.join(changes)}: restore them, or start another comparison under a new "
                 f"--name"
             ).with_details("data", tuple(changes), "the data and weights of the searches")
+
+    def _evaluate_teacher(self) -> None:
+        """Evaluate the teacher on the test part, once, for its row of the table."""
+        comparison, prepared = self.comparison, self.prepared
+        if comparison.teacher or not prepared.configuration.teacher or not self.shared_groups:
+            return
+        comparison.teacher = evaluate_on_test(
+            self.store, prepared.configuration, prepared.data, self.shared_groups[0]
+        )
+        comparison.save()
 
     def _create_sweep(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
