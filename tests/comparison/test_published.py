@@ -50,7 +50,7 @@ def shown(published: Published, *methods: str, chosen: bool = False) -> Result:
         ("wrn_40_2", "wrn_40_1", "dkd", "74.81", 240, "best test epoch", "mdistiller"),
         ("resnet56", "resnet20", "wttm", "71.92 ± 0.40", 240, "not stated", "2402.11148"),
         ("resnet32x4", "resnet8x4", "kd+standardize", "76.62", 240, "best test epoch", "logit-st"),
-        ("vgg13", "vgg8", "reviewkd", "74.84 ?", 240, "not stated", "review-kd"),
+        ("vgg13", "vgg8", "review_kd", "74.84 ?", 240, "not stated", "review-kd"),
         ("resnet110", "resnet32", "mlkd", "74.11 *", 240, "best test epoch", "logit-st"),
         ("resnet50", "mobilenet_v2_half", "mlkd", "71.04 *", 480, "best test epoch", "logit-st"),
         ("resnet32x4", "shuffle_v2", "mlkd", "78.44 *", 960, "best test epoch", "logit-st"),
@@ -72,7 +72,7 @@ def test_the_tables_are_complete() -> None:
     cifar = [one for one in list_published() if one.data == "CIFAR100"]
     assert len(cifar) == 13 and len(list_published()) == 16
     assert "dkd" not in pair("resnet50", "vgg8").accuracies
-    assert "reviewkd" not in pair("resnet110", "resnet20").accuracies
+    assert "review_kd" not in pair("resnet110", "resnet20").accuracies
     students = {one.student: one.accuracies["cross_entropy"].accuracy for one in cifar}
     assert all(
         students[one.student] == one.accuracies["cross_entropy"].accuracy for one in cifar
@@ -90,7 +90,7 @@ def test_the_tables_are_complete() -> None:
         for name, each in one.accuracies.items()
         if not each.verified
     ]
-    assert unverified == [("vgg8", "reviewkd"), ("mobilenet_v2_half", "reviewkd")]
+    assert unverified == [("vgg8", "review_kd"), ("mobilenet_v2_half", "review_kd")]
 
 
 def test_settings_select_the_row_of_a_variant() -> None:
@@ -180,7 +180,7 @@ def test_a_searched_rate_and_a_students_own_rate_are_differences() -> None:
 def test_numbers_are_shown_with_marks_and_protocols() -> None:
     """An unverified number and one of another protocol keep their marks; no number is `–`."""
     published = pair("vgg13", "vgg8")
-    found = shown(published, "cross_entropy", "reviewkd", "mlkd", "akd", chosen=True)
+    found = shown(published, "cross_entropy", "review_kd", "mlkd", "akd", chosen=True)
     rows = select_rows(
         load(CONFIGS / "cifar100_wttm.yaml", []), published, {row.method: {} for row in found.rows}
     )
@@ -197,7 +197,7 @@ def test_numbers_are_shown_with_marks_and_protocols() -> None:
     assert titles[:5] == ["method", "published, %", "epochs", "views", "epoch"]
     assert [row[:3] for row in cells] == [
         ["cross_entropy", "70.36", "240"],
-        ["reviewkd", "74.84 ?", "240"],
+        ["review_kd", "74.84 ?", "240"],
         ["mlkd", "75.18 *", "240"],
     ]
     text = page.markdown(found)

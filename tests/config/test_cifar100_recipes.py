@@ -28,6 +28,8 @@ TTM = [
     *((1, 101, 4), (1, 76, 3), (3, 7, 1.5), (2, 8, 2), (1, 33, 1.5), (1, 100, 3), (1, 45, 2.25)),
     *((2, 16, 3), (2, 20, 5), (1, 70, 2), (2, 12, 1.4), (4, 40, 16), (3, 8, 3)),
 ]
+# beta of ReviewKD, where it is not that of the first point: its released scripts
+REVIEW = {"resnet56-resnet20": 0.6, "resnet110-resnet32": 1.0, "resnet32x4-shuffle_v2": 8.0}
 
 
 class Cifar100:
@@ -72,7 +74,10 @@ def test_a_recipe_is_the_published_one(
         assert (recipe.optimizer, recipe.momentum, recipe.nesterov) == ("sgd", 0.9, False)
         assert (recipe.weight_decay, recipe.warmup_epochs, recipe.patience) == (5e-4, 0, None)
     listed = {entry[METHOD]: entry for entry in loaded.search.configurations}
-    assert set(listed) == {"dkd", "ttm", "wttm"} <= set(METHODS) and listed["dkd"]["beta"] == dkd
+    review = listed.pop("review_kd", {METHOD: "review_kd", "alpha": 0.0, "beta": 5.0})
+    assert review == {METHOD: "review_kd", "alpha": 0.0, "beta": REVIEW.get(name, 5.0)}
+    assert set(listed) == {"dkd", "ttm", "wttm"} and listed["dkd"]["beta"] == dkd
+    assert {*listed, "review_kd"} <= set(METHODS)
     for method, beta in zip(("ttm", "wttm"), ttm[1:], strict=True):
         entry = listed[method]
         assert entry["temperature"] == pytest.approx(10 / ttm[0], rel=1e-4)

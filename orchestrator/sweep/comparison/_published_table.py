@@ -121,7 +121,7 @@ SOURCES: dict[str, Source] = {
     "crd": REPDISTILLER,
     "dist": TTM,
     "dkd": MDISTILLER,
-    "reviewkd": REVIEWKD,
+    "review_kd": REVIEWKD,
     "mlkd": LSKD._replace(views=TWO_VIEWS, protocol=f"{RECIPE}; two passes of both networks"),
     "kd+standardize": LSKD,
     "dkd+standardize": LSKD,
@@ -153,7 +153,7 @@ attention_transfer 74.08      72.77      70.55      70.22      72.31      73.44 
 crd                75.48±.09  74.14±.22  71.16±.17  71.46±.09  73.48±.13  75.51±.18  73.94±.22
 dist               75.51±.04  74.73±.24a 71.75±.30  71.65±.21  73.69±.23  76.31±.19  73.89±.19
 dkd                76.24c     74.81      71.97      71.06b     74.11      76.32      74.68
-reviewkd           76.12      75.09      71.89      -          73.89      75.63      74.84?
+review_kd          76.12      75.09      71.89      -          73.89      75.63      74.84?
 mlkd               76.63*     75.35*     72.19*     71.89*     74.11*     77.08*     75.18*
 kd+standardize     76.11      74.37      71.43      71.48      74.17      76.62      74.36
 dkd+standardize    76.39      74.89      72.32      71.85      74.29      77.01      74.81
@@ -172,7 +172,7 @@ attention_transfer 59.40             58.58             71.84       71.73      72
 crd                69.73±.42         69.11±.28         74.30±.14   75.11±.32  75.65±.10  76.05±.14
 dist               68.50±.26         68.66±.23         74.11±.07   76.34±.18  77.35±.25  76.40±.03
 dkd                69.71             70.35             -           76.45      77.07d     76.70
-reviewkd           70.37?            69.89e            -           77.45      77.78      77.14
+review_kd          70.37?            69.89e            -           77.45      77.78      77.14
 mlkd               70.57*            71.04*            -           -          78.44*     -
 kd+standardize     68.61             69.02             -           -          75.56      -
 dkd+standardize    69.98             70.45             -           -          77.37      -
@@ -194,7 +194,7 @@ accuracy           73.31      76.16        82.76
 cross_entropy      69.76      68.87        74.42
 kd                 70.66      70.50        76.01
 crd                71.17      71.37        -
-reviewkd           71.61      72.56        -
+review_kd          71.61      72.56        -
 dkd                71.70      72.05        -
 dist               72.07      73.24        -
 wttm               72.19      73.09        77.03
