@@ -43,6 +43,7 @@ from orchestrator.sweep.comparison.record import DEFAULT_MARGIN
 from orchestrator.sweep.comparison.record import Comparison as ComparisonRecord
 from orchestrator.sweep.comparison.result import Result as ComparisonResult
 from orchestrator.sweep.comparison.result import result as comparison_result
+from orchestrator.sweep.comparison.runnable import select_methods
 from orchestrator.sweep.comparison.running import run_comparison
 from orchestrator.sweep.report_file import write_report
 
@@ -236,7 +237,8 @@ class Study:
         The searches have the configuration of this sweep.
 
         Args:
-            methods: Two or more methods, as a sequence or as text such as "kd,wttm".
+            methods: Two or more methods, as a sequence or as text such as "kd,wttm"
+                or "all", the methods that the configuration allows.
             seeds: Trainings per method after its search.
             studies: Repetitions of the searches and the trainings, with other seeds.
             margin: Points of accuracy within which two methods are equivalent.
@@ -319,9 +321,9 @@ def compare(
         comparison = None
         try:
             if resume is None:
-                configuration = study._sweep.configuration
+                configuration, note = study._sweep.configuration, make_note_printer(console)
+                request = select_methods(store, configuration, request, note)
                 common, name = resolve_comparison(store, configuration, request, name)
-                note = make_note_printer(console)
                 comparison = create_comparison(store, common, name, request, note)
             else:
                 comparison = _reopen_comparison(store, resume, request)

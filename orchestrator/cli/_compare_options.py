@@ -12,7 +12,7 @@ from orchestrator.config.examples import DEFAULT
 
 def compare(
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Two or more, such as cross_entropy,kd,wttm.")
+        str | None, typer.Option("--methods", help="Two or more, such as kd,wttm, or all.")
     ] = None,
     seeds: Annotated[
         int | None,
@@ -49,9 +49,14 @@ def compare(
         str | None, typer.Option("--resume", help="Resume the comparison with this name.")
     ] = None,
     address: Address = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print only the result to standard output, as JSON.")
-    ] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Print only the result to standard output: markdown, latex, csv, json or html.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     dry_run: DryRun = False,
     debug: Debug = False,
 ) -> None:
@@ -73,7 +78,7 @@ def compare(
                 address=address,
                 resume=resume,
                 dry_run=dry_run,
-                as_json=json,
+                output="json" if json else format_,
                 default=DEFAULT,
             )
         )

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator.cli._options import parse_duration
-from orchestrator.config.loader import load
+from orchestrator.config.loader import find_extended, load
 from orchestrator.config.renamed import refuse_renamed
 from orchestrator.config.schema import Configuration
 from orchestrator.config.search_space import with_single_method
@@ -104,7 +104,7 @@ def create_submission(
         configuration = _load_and_check(command, options, config)
         require_copies(store if is_uri(store) else "", configuration, command)
         packed = _packed_name(config, root)
-        extra_files |= {packed: config.resolve()}
+        extra_files |= {packed: config.resolve()} | _pack_extended(config, packed)
         given = {key: packed if key == "config" else value for key, value in given.items()}
         if run is None and command != "teacher":
             run = given["name"] = options["name"] or _default_name(configuration, command)
@@ -292,6 +292,17 @@ def _packed_name(config: Path, root: Path) -> str:
     return (
         file.relative_to(root.resolve()).as_posix() if inside else f"{EXTERNAL_FOLDER}/{file.name}"
     )
+
+
+def _pack_extended(config: Path, packed: str) -> dict[str, Path]:
+    """Return the file that a configuration extends, by its name in the package.
+
+    An example, which the package contains, is left out.
+    """
+    extended, folder = find_extended(config), config.resolve().parent
+    if extended is None or not extended.is_relative_to(folder):
+        return {}
+    return {(Path(packed).parent / extended.relative_to(folder)).as_posix(): extended}
 
 
 def _require_name(name: str | None, option: str) -> None:

@@ -1,7 +1,6 @@
 """Compare methods: search each, train each over seeds, show and store the result."""
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import page
-from orchestrator.sweep.comparison.design import Design, read_design
+from orchestrator.sweep.comparison.design import ALL, Design, read_design
+from orchestrator.sweep.comparison.formats import FORMATS, require_format
 from orchestrator.sweep.comparison.lifecycle import (
     create_comparison,
     describe_plan,
@@ -31,6 +31,7 @@ from orchestrator.sweep.comparison.lifecycle import (
 )
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import describe_unfinished, open_seed_sweeps, result
+from orchestrator.sweep.comparison.runnable import select_methods
 
 
 def compare(
@@ -46,14 +47,14 @@ def compare(
     address: str | None,
     resume: str | None,
     dry_run: bool,
-    as_json: bool,
+    output: str | None,
     default: Path,
 ) -> int:
     """Start or resume a comparison; return the exit code.
 
     Args:
-        methods: Names of two or more methods, separated by commas; required unless `resume` is
-            given.
+        methods: Names of two or more methods, separated by commas, or `all` for those that the
+            configuration allows; required unless `resume` is given.
         seeds: Trainings per method after the search; None for 10.
         studies: Repetitions of the searches and the trainings; None for 1.
         margin: Largest difference in points that counts as equivalent; None for 0.3.
@@ -65,23 +66,32 @@ def compare(
         address: Address of a running cluster.
         resume: Name of the comparison to resume.
         dry_run: Show the plan and stop.
-        as_json: Print only the result to standard output, as JSON.
+        output: Print only the result to standard output, in this format; None for tables in the
+            terminal.
         default: Default configuration file.
 
     Raises:
         ConfigurationError: `methods` is missing, or an option is given that `resume` excludes.
     """
-    console = Console(stderr=True) if as_json else standard_console
+    console = standard_console if output is None else Console(stderr=True)
+    if output is not None:
+        require_format(output)
     if resume is None:
         request = read_design(methods, seeds, studies, margin)
         options = (
             cluster_address(address)
-            | {"search.methods": list(request.methods)}
+            | ({} if request.methods == (ALL,) else {"search.methods": list(request.methods)})
             | ({} if trials is None else {"search.trials": trials})
         )
-        comparison = _create_comparison(
-            Store.open(store), request, load(config or default, pairs, options), name, dry_run
-        )
+        configuration, opened = load(config or default, pairs, options), Store.open(store)
+        if trials is not None and configuration.search.configurations:
+            raise ConfigurationError(
+                f"--trials {trials} has no effect with search.configurations, which lists the "
+                f"settings of each method: leave out --trials, or add --set "
+                f"search.configurations=[] to search"
+            ).with_details("--trials", trials, "left out")
+        request = select_methods(opened, configuration, request, _print_note)
+        comparison = _create_comparison(opened, request, configuration, name, dry_run)
         if comparison is None:
             return errors.OK
     else:
@@ -100,7 +110,7 @@ def compare(
         if address is not None:
             values["resources"]["address"] = address or None
         comparison.configuration = build(values)
-    return _run_and_print(Store.open(store), comparison, console, as_json)
+    return _run_and_print(Store.open(store), comparison, console, output)
 
 
 def _print_note(text: str) -> None:
@@ -123,7 +133,9 @@ def _create_comparison(
     return create_comparison(store, common, name, request, _print_note)
 
 
-def _run_and_print(store: Store, comparison: Comparison, console: Console, as_json: bool) -> int:
+def _run_and_print(
+    store: Store, comparison: Comparison, console: Console, output: str | None
+) -> int:
     from orchestrator.sweep.comparison.running import run_comparison
 
     again = resume_command(store, comparison.name)
@@ -143,10 +155,10 @@ def _run_and_print(store: Store, comparison: Comparison, console: Console, as_js
     if reason := write_result(store, comparison, outcome):
         print_line(console, f"not logged: {reason}")
     page.show(outcome, console)
-    if as_json:
-        print(json.dumps(outcome.plain(), indent=1))
+    if output is not None:
+        print(FORMATS[output](outcome))
     for what, command in {
-        "tables": comparison.folder / "comparison.md",
+        "tables": comparison.folder / "comparison.html",
         "open MLflow": f"{program_name()} ui{store.option}",
     }.items():
         print_line(console, f"{what}: {command}")

@@ -124,8 +124,9 @@ class Data(Section):
     )
     validation_in_training: bool = Field(
         False,
-        description="Also train on the validation data, as a baseline for methods that weight "
-        "samples by its labels; not allowed in sweeps.",
+        description="Also train on the validation data: the whole training part, as publications "
+        "do, or a baseline for methods that weight samples by its labels. Validation metrics are "
+        "then those of trained samples; not allowed in a search.",
     )
     settings: dict[str, Any] = Field(
         {}, description="Settings of a data set my/NAME, which a file of --code registers."

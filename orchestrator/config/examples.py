@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.core.project import ROOT
 
 FOLDER = ROOT / "configs"
+CLUSTER = "cluster/"  # files for other programs
 DEFAULT = FOLDER / "digits.yaml"
 
 
@@ -19,12 +20,12 @@ def find_configuration(file: Path) -> Path:
     """Return a file if it exists, else the example experiment of that name.
 
     `digits`, `digits.yaml` and `configs/digits.yaml` name the same example. A name that is
-    neither is returned as it is.
+    neither, and that of a cluster file, is returned as it is.
     """
     if os.path.exists(file) and not os.path.isdir(file):
         return file
     name = file.as_posix().removeprefix(f"{FOLDER.name}/").removesuffix(".yaml")
-    return file if "/" in name else list_examples().get(name, file)
+    return file if name.startswith(CLUSTER) else list_examples().get(name, file)
 
 
 def summarize_example(file: Path) -> str:

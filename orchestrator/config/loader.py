@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.config._yaml_text import MAX_BYTES, YamlError, parse_yaml
+from orchestrator.config.examples import list_examples
 from orchestrator.config.fields import allowed_at
 from orchestrator.config.published_inputs import complete_networks
 from orchestrator.config.schema import Configuration
@@ -74,6 +75,12 @@ def plain_values(file: Path) -> tuple[Configuration, dict[str, Any]]:
     return load(file, []), _read(file)
 
 
+def find_extended(file: Path) -> Path | None:
+    """Return the file that a YAML file extends; None if it extends none."""
+    name = _parse(file, "--config").get(EXTENDS)
+    return None if name is None else _extended_file(file, name)
+
+
 def override(values: dict[str, Any], pairs: list[str]) -> None:
     """Put the values of `--set` pairs into plain values, in place.
 
@@ -96,6 +103,7 @@ def build(values: dict[str, Any]) -> Configuration:
         raise _refusal(error) from error
 
 
+EXTENDS = "extends"  # key of a file: another file whose values it changes
 PLAIN = {  # the YAML form of Python types
     "tuple_type": "give a list, for example [first, second]",
     "dict_type": "give a mapping, for example {key: value}, or {} for none",
@@ -103,27 +111,74 @@ PLAIN = {  # the YAML form of Python types
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """Return the values of a YAML file, over those of the file that its key `extends` names.
+
+    A section is merged key by key, unless its `name` differs; any other value replaces that of the
+    extended file, which may not extend another one.
+    """
+    values = _parse(file, "--config")
+    name = values.pop(EXTENDS, None)
+    if name is None:
+        return values
+    extended = _parse(_extended_file(file, name), EXTENDS)
+    if EXTENDS in extended:
+        raise ConfigurationError(
+            f"{EXTENDS} = {quote(name)} in {file} names a file that extends another one: extend "
+            f"only one file"
+        ).with_details(EXTENDS, name, f"a file without {EXTENDS}")
+    return _merge(extended, values)
+
+
+def _extended_file(file: Path, name: Any) -> Path:
+    """Return the file that `extends` names: in the folder of `file` or below it, or an example."""
+    allowed = "a YAML file in the same folder or below it, or the name of an example"
+    if isinstance(name, str) and name and not Path(name).is_absolute():
+        folder = file.resolve().parent
+        path = (folder / name).resolve()
+        if path.is_relative_to(folder) and path != file.resolve():
+            return path if path.exists() else list_examples().get(name, path)
+    raise ConfigurationError(
+        f"{EXTENDS} = {quote(name)} in {file} is not allowed: give {allowed}"
+    ).with_details(EXTENDS, name, allowed)
+
+
+def _merge(values: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the values with these changes, section by section.
+
+    A section whose `name` changes is replaced, because its settings belong to the name.
+    """
+    merged = dict(values)
+    for key, value in changes.items():
+        before = merged.get(key)
+        if isinstance(before, dict) and isinstance(value, dict) and value:
+            name = value.get("name")
+            value = _merge(before, value) if name in (None, before.get("name", name)) else value
+        merged[key] = value
+    return merged
+
+
+def _parse(file: Path, key: str) -> dict[str, Any]:
     advice = (
         f"give the path of a YAML file, or the name of an example, see `{program_name()} configs`"
     )
-    path = read_file(file, "--config", advice)
+    path = read_file(file, key, advice)
     try:
         with path.open("rb") as stream:
             values = parse_yaml(stream.read(MAX_BYTES + 1))
     except OSError as error:
         raise ConfigurationError(
-            f"--config {file} cannot be read ({error.strerror}): give the path of a YAML file"
-        ).with_details("--config", str(file), "a YAML file") from error
+            f"{key} {file} cannot be read ({error.strerror}): give the path of a YAML file"
+        ).with_details(key, str(file), "a YAML file") from error
     except YamlError as error:
         what = "is not valid YAML, line" if error.syntax else "cannot be used, line"
         raise ConfigurationError(
-            f"--config {file} {what} {error.line}: {redact(str(error))}"
-        ).with_details("--config", str(file), "a YAML file") from error
+            f"{key} {file} {what} {error.line}: {redact(str(error))}"
+        ).with_details(key, str(file), "a YAML file") from error
     if not isinstance(values, dict | None):
         raise ConfigurationError(
-            f"--config {file} contains a {type(values).__name__} instead of a mapping: give keys "
+            f"{key} {file} contains a {type(values).__name__} instead of a mapping: give keys "
             f"such as `data:` and `method:`"
-        ).with_details("--config", str(file), dict)
+        ).with_details(key, str(file), dict)
     return values or {}
 
 

@@ -24,6 +24,12 @@ class Tracking(Section):
         "their end; all: every trial, also those that were stopped early; none: no trial. A "
         "single training has figures unless this is none.",
     )
+    test_each_epoch: bool = Field(
+        False,
+        description="Also evaluate the students on the test part after every epoch, and record the "
+        "accuracy and its maximum, for comparison with publications that report the best test "
+        "epoch; nothing is chosen by it.",
+    )
 
     @field_validator("uri")
     @classmethod

@@ -352,7 +352,8 @@ STORE_FILES: dict[str, str] = {
     "exports/NAME/*": "settings.json, the model card README.md, and the student in the other "
     "formats",
     "reports/NAME.html": "report of a sweep, one page",
-    "comparisons/NAME/**": "comparison of methods: comparison.json, result.json and comparison.md",
+    "comparisons/NAME/**": "comparison of methods: comparison.json, and the result as result.json, "
+    "comparison.md, .tex, .csv and .html, and forest-REFERENCE.pdf and .png",
     "sweeps/NAME/sweep.json": "state and configuration of a sweep or training",
     "sweeps/NAME/sweep.copy.json": "copy of sweep.json, read if that is damaged",
     "sweeps/NAME/data.json": "copy of the record of the prepared data; an export needs no data",

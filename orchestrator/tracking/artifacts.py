@@ -5,6 +5,8 @@ If MLflow cannot be reached, the reason is returned, not raised.
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
@@ -22,9 +24,9 @@ def log_to_sweep(
     metrics: Mapping[str, float],
     step: int,
     folder: str,
-    files: Mapping[str, str],
+    files: Mapping[str, str | bytes],
 ) -> str:
-    """Log metrics and text files to the parent run of a sweep.
+    """Log metrics and files to the parent run of a sweep.
 
     Args:
         store: The store of the sweep.
@@ -32,7 +34,7 @@ def log_to_sweep(
         metrics: Values by metric name.
         step: The step of the metrics.
         folder: The folder of the run's artifacts that the files go into.
-        files: Texts by file name.
+        files: Contents by file name; texts are written in UTF-8.
 
     Returns:
         "" on success, else the reason as the end of a sentence.
@@ -57,8 +59,11 @@ def log_to_sweep(
         client = connect(uri)
         relocate(store, sweep.configuration)
         log_points(client, run, [(name, value, now, step) for name, value in metrics.items()])
-        for name, text in files.items():
-            client.log_text(run, text, f"{folder}/{name}")
+        with TemporaryDirectory() as local:
+            for name, content in files.items():
+                data = content if isinstance(content, bytes) else content.encode()
+                (Path(local) / name).write_bytes(data)
+            client.log_artifacts(run, local, folder)
     except Exception as error:  # MLflow raises errors of its store, server or network
         return f"MLflow at {redact(uri)}: {short_message(error)}"
     return ""

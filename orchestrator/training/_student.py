@@ -41,6 +41,7 @@ from orchestrator.training._randomness import Draws, seed_everything
 from orchestrator.training._restorable import find_misfit, find_optimizer_misfit, find_scaler_misfit
 from orchestrator.training._trace import Trace
 from orchestrator.training.checkpoint import Checkpoint, ComponentState, State
+from orchestrator.training.metric_names import TEST_EPOCH
 from orchestrator.training.process_cache import channels_last, half_type
 
 # seeds that separate the draws of a method, and the weights of the peers, from student a's weights
@@ -298,6 +299,11 @@ class TrainedStudent:
             result = evaluate(self.distillation_module, self.batches, "test", self.context, None)
             metrics |= {f"test/{name}/{key}": value for key, value in result.metrics.items()}
         return metrics
+
+    def test_epoch(self) -> dict[str, float]:
+        """Return the test accuracy of the current weights, for information."""
+        result = evaluate(self.distillation_module, self.batches, "test", self.context, None)
+        return {TEST_EPOCH: result.metrics["accuracy"]}
 
     def state(self, record: EpochRecord, components: dict[str, ComponentState]) -> Checkpoint:
         """Return everything that a resume needs, with the record of the last epoch."""

@@ -26,6 +26,7 @@ from orchestrator.training._student import TrainedStudent
 from orchestrator.training._trial_metrics import (
     Metrics,
     compute_trial_metrics,
+    find_highest_test,
     gather_metrics,
     gather_validation,
     require_finite,
@@ -79,6 +80,9 @@ class _Trainer:
         self.configuration, self.storage = spec.configuration, checkpoint_storage_for_spec(spec)
         self.epochs = spec.configuration.training.epochs
         self.patience = spec.configuration.training.patience
+        self.tests_each_epoch = (
+            spec.configuration.tracking.test_each_epoch and spec.role == "student"
+        )
         self.writer = CheckpointWriter(self.storage, context)
         self.records: list[EpochRecord] = []  # of all epochs
         self.clock, self.cost = Clock(context.device), TrialCost()
@@ -217,6 +221,10 @@ class _Trainer:
         for component in self.components:
             for letter, new_metrics in component.on_epoch_end(epoch + 1).items():
                 local[letter] |= new_metrics
+        if self.tests_each_epoch:
+            with self.clock.measure("evaluation"):
+                for student in self.students:
+                    local[student.letter] |= student.test_epoch()
         if last:
             with self.clock.measure("evaluation"):
                 for student in self.students:
@@ -226,6 +234,8 @@ class _Trainer:
         ended = gather_metrics(local, self.context, self.exchange.count)
         by_student = {letter: metrics | ended[letter] for letter, metrics in validation.items()}
         metrics = compute_trial_metrics(by_student, self.configuration.search) | agreement
+        if last and self.tests_each_epoch:
+            metrics |= find_highest_test([*(each.metrics for each in self.records), metrics])
         metrics |= self._costs(steps)
         notes = self.teacher.source.notes() if self.teacher else []
         for component in self.components:

@@ -5,6 +5,7 @@ The metrics of every student have its letter (`a/validation/accuracy`). The sett
 """
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 
 import torch
@@ -15,6 +16,7 @@ from orchestrator.config.schema import Search
 from orchestrator.config.trial import TrialSpec, recipe_key
 from orchestrator.core.context import TrialContext
 from orchestrator.core.errors import TrialError
+from orchestrator.training.metric_names import TEST_EPOCH, TEST_HIGHEST
 
 Metrics = dict[str, float]
 
@@ -126,6 +128,19 @@ def compute_trial_metrics(by_student: dict[str, Metrics], search: Search) -> Met
         | _plain_metrics(by_student, search)
         | {"parameters": sum(metrics["parameters"] for metrics in by_student.values())}
     )
+
+
+def find_highest_test(epochs: Sequence[Metrics]) -> Metrics:
+    """Return the highest test accuracy of all epochs, for the trial and for each of its students.
+
+    Args:
+        epochs: The metrics of the trial after each epoch.
+    """
+    return {
+        name.replace(TEST_EPOCH, TEST_HIGHEST): max(metrics[name] for metrics in epochs)
+        for name in epochs[-1]
+        if name.endswith(TEST_EPOCH)
+    }
 
 
 def select_student_metrics(metrics: Metrics, letter: str, several: bool) -> Metrics:

@@ -4,6 +4,7 @@ import re
 
 STOPPED_EPOCH = "stopped_epoch"
 WEIGHT_RANGE = 4.0  # bins of a weight histogram cover [0, this]; the last one counts all above, too
+TEST_EPOCH, TEST_HIGHEST = "test/epoch/accuracy", "test/highest/accuracy"
 # Metric -> unit and description; `*` stands for one part of a name.
 QUALITY = {
     "accuracy": ("share", "samples with a correctly predicted class"),
@@ -41,6 +42,14 @@ METRICS: dict[str, tuple[str, str]] = {
     **{f"validation/{name}": value for name, value in QUALITY.items()},
     **{f"test/best/{name}": value for name, value in QUALITY.items()},
     **{f"test/last/{name}": value for name, value in QUALITY.items()},
+    TEST_EPOCH: (
+        "share",
+        "accuracy after this epoch (`tracking.test_each_epoch`); nothing is chosen by it",
+    ),
+    TEST_HIGHEST: (
+        "share",
+        "highest `test/epoch/accuracy`; the test part chose the epoch, so it is too high",
+    ),
     "best_epoch": ("epochs", "epoch with the highest validation accuracy"),
     STOPPED_EPOCH: ("epochs", "epoch after which `training.patience` ended the trial"),
     "parameters": ("", "number of parameters of the student; the sum for several students"),

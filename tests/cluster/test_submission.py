@@ -272,6 +272,20 @@ def test_an_invalid_job_name_is_refused() -> None:
         made("train", "--store", "/s", name="a/b")
 
 
+def test_an_extended_configuration_is_packed_next_to_the_other(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 4\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: base.yaml\n")
+    job = made("train", "--store", "/s", "--config", str(own))
+    folders = {Path(name).parent: file.name for name, file in job.extra_files.items()}
+    assert len(folders) == 1 and {Path(name).name for name in job.extra_files} == {
+        "own.yaml",
+        "base.yaml",
+    }
+    own.write_text("extends: digits\n")  # the package has the examples
+    assert list(made("train", "--store", "/s", "--config", str(own)).extra_files.values()) == [own]
+
+
 def test_files_of_code_are_packed(tmp_path: Path) -> None:
     files = write_code(tmp_path / "code")
     words = [word for file in files for word in ("--code", str(file))]

@@ -323,7 +323,7 @@ def test_every_sweep_records_its_environment(store: Store, here: Here) -> None:
 def test_interrupted_comparison_shows_its_partial_result(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-seeds"
     output = io.StringIO()
-    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), output=None)
     text = output.getvalue()
     assert code == errors.INTERRUPTED
     assert (
@@ -340,7 +340,7 @@ def test_interrupted_comparison_shows_its_partial_result(store: Store, here: Her
 def test_an_interrupted_search_has_nothing_to_show(store: Store, here: Here) -> None:
     comparison, here.interrupted_in = prepared(store, methods=FEW), "mine-cross_entropy"
     output = io.StringIO()
-    code = compare._run_and_print(store, comparison, Console(file=output, width=200), as_json=False)
+    code = compare._run_and_print(store, comparison, Console(file=output, width=200), output=None)
     assert (
         code == errors.INTERRUPTED
         and "unfinished" not in output.getvalue()

@@ -12,21 +12,18 @@ from methods import METHODS
 from methods.capabilities import uses_peers
 from orchestrator.config.fields import LONGEST_LIST
 from orchestrator.config.loader import load
-from orchestrator.config.schema import Configuration, Network
+from orchestrator.config.schema import Network
 from orchestrator.config.search_space import list_initial_points
-from orchestrator.models.build import MODELS
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
 from orchestrator.sweep.comparison._inference_cost import inference_cost
-from orchestrator.sweep.comparison._published import PUBLISHED, find_published
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
 from orchestrator.sweep.preflight.configuration import check_search
 from tests.data_summary import data_summary
 from tests.refusal import refused
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 ALONE = tuple(name for name, kind in METHODS.items() if not uses_peers(kind(kind.Settings())))
 
 
@@ -66,9 +63,23 @@ def test_every_method_can_be_compared(names: tuple[str, ...], pairs: tuple[str, 
         (
             ["search.configurations=[{temperature: 2.0}]"],
             3,
-            "search.configurations",
-            ({"temperature": 2.0},),
-            "left out",
+            "search.configurations[0].method.name",
+            None,
+            tuple(METHODS),
+        ),
+        (
+            ["search.configurations=[{method.name: kdd}]"],
+            3,
+            "search.configurations[0].method.name",
+            "kdd",
+            tuple(METHODS),
+        ),
+        (
+            ["search.configurations=[{method.name: kd}, {method.name: kd, alpha: 0.5}]"],
+            3,
+            "search.configurations[1].method.name",
+            "kd",
+            "each method once",
         ),
         (["seed=2147483640"], 10, "seed", 2147483640, (0, 2**31 - 11)),
     ],
@@ -183,49 +194,6 @@ def test_plan_shows_the_number_of_trainings(tmp_path: Path) -> None:
         in " ".join(text.split())
     )
     assert not (tmp_path / "comparisons").exists()
-
-
-def test_published_results_are_found_for_their_own_setting_only() -> None:
-    wttm: Configuration = load(CONFIGS / "cifar100_wttm.yaml", [])
-    found = find_published(wttm)
-    assert (
-        found is not None
-        and found.accuracies["wttm"] == (71.92, 0.40)
-        and found.accuracies["cross_entropy"] == (69.06, None)
-    )
-    assert "2402.11148" in found.source
-    for pairs in (
-        "training.epochs=200",
-        "student.name=resnet8x4",
-        "data.label_noise=0.1",
-        "data.limit.train=5000",
-        "data.class_weights=balanced",
-        "data.sampling=balanced",
-        "data.pack=true",
-        "data.color_jitter=0.3",
-        "data.augmentation=none",
-        "data.mean=[0,0,0] data.std=[1,1,1]",
-        "training.patience=5",
-        "teacher.training.patience=5",
-        "teacher.classes=[0] teacher.network.weights=a.safetensors",
-        "teacher.network.input_size=64",
-        "student.input_size=64",
-        "student.mean=[0,0,0] student.std=[1,1,1]",
-        "student.weights=a.safetensors",
-        "teacher=null",
-    ):
-        changes = [*pairs.split(), "training.milestones=[10]"]
-        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", changes)) is None
-    assert find_published(load(CONFIGS / "digits.yaml", [])) is None
-    assert find_published(load(CONFIGS / "cifar100_ic_kd.yaml", [])) is not None
-    for pair in ("data.limit.validation=50", "data.augmentation=crop_flip", "data.views=1"):
-        assert find_published(load(CONFIGS / "cifar100_wttm.yaml", [pair])) is not None
-
-
-def test_published_results_name_existing_networks_and_methods() -> None:
-    for one in PUBLISHED:
-        assert {one.teacher, one.student} <= set(MODELS) and set(one.accuracies) <= set(METHODS)
-        assert all(0 < accuracy < 100 for accuracy, _ in one.accuracies.values())
 
 
 def test_the_cost_of_a_student_is_counted() -> None:

@@ -12,6 +12,9 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import open_dispatcher
 from orchestrator.sweep.comparison import running
+from orchestrator.sweep.comparison.formats import list_files
+from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.result import result
 
 # tests/comparison runs whole comparisons in this process; this one adds Ray and its worker groups
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("own_ray")]
@@ -78,4 +81,6 @@ def test_a_comparison_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         == printed["rows"][1]["means"]["accuracy"]["value"]
     )
     logged = {file.path for file in client.list_artifacts(parent.info.run_id, "comparison")}
-    assert logged == {"comparison/result.json", "comparison/comparison.md"}
+    store = Store(tmp_path)
+    files = list_files(result(store, Comparison.open(store, "mine")))
+    assert logged == {f"comparison/{name}" for name in files}

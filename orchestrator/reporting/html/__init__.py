@@ -1,3 +1,3 @@
 """Render a sweep as one HTML page."""
 
-__all__ = ["page", "report"]
+__all__ = ["forest", "page", "report"]

@@ -87,11 +87,11 @@ class Picture:
         return f"data:{self.kind};base64,{base64.b64encode(self.content).decode()}"
 
 
-def render(**content: Any) -> str:
-    """Return the page for the content that `page.html` shows."""
+def render(template: str = "page.html", **content: Any) -> str:
+    """Return the page for the content that a template shows."""
     return (
         _environment()
-        .get_template("page.html")
+        .get_template(template)
         .render(content, generator=GENERATOR, policy=POLICY, palette=PALETTE)
     )
 

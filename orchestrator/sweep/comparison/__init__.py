@@ -1,3 +1,13 @@
 """Compare methods: one search each, then the best settings over paired seeds."""
 
-__all__ = ["design", "lifecycle", "page", "progress", "record", "result", "running"]
+__all__ = [
+    "design",
+    "formats",
+    "lifecycle",
+    "page",
+    "progress",
+    "record",
+    "result",
+    "runnable",
+    "running",
+]

@@ -17,11 +17,13 @@ from orchestrator.config.search_space import keep_own_changes, qualify_name
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.core.program import program_name
+from orchestrator.sweep.comparison._listed import complete_configurations
 from orchestrator.sweep.comparison.record import DEFAULT_MARGIN, LARGEST_STUDIES
 
 REFERENCES = ("cross_entropy", "kd")  # methods to which the others are compared
 DEFAULT_SEEDS, DEFAULT_STUDIES = 10, 1
 LARGEST_SEED = 2**31 - 1
+ALL = "all"  # instead of methods: those that the configuration allows
 LARGEST_MARGIN = 50.0  # points of accuracy
 
 
@@ -42,11 +44,13 @@ class Design(NamedTuple):
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Return the methods of `--methods`: two or more, each once.
+    """Return the methods of `--methods`: two or more, each once, or `ALL` alone.
 
     Raises:
         ConfigurationError: A method is unknown or repeated, or there are fewer than two.
     """
+    if text.strip() == ALL:
+        return (ALL,)
     methods = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in methods:
         if name not in METHODS:
@@ -106,7 +110,8 @@ def base(
 ) -> Configuration:
     """Return the common configuration of the sweeps, with all methods, for the checks.
 
-    Settings under `method` stay, and are frozen, if that method is compared.
+    Settings under `method` stay, and are frozen, if that method is compared. With
+    `search.configurations` nothing is searched, and every compared method has one entry.
 
     Raises:
         ConfigurationError: The configuration does not allow a comparison.
@@ -114,10 +119,14 @@ def base(
     search = configuration.search
     _require_seeds(configuration.seed, seeds, studies)
     if search.configurations:
-        raise ConfigurationError(
-            "search.configurations is not allowed in a comparison, which searches for the "
-            "settings of each method: leave it out"
-        ).with_details("search.configurations", search.configurations, "left out")
+        if studies > 1:
+            raise ConfigurationError(
+                f"--studies {studies} repeats the search, but search.configurations lists the "
+                f"settings: leave out --studies and give more --seeds, or leave out "
+                f"search.configurations"
+            ).with_details("--studies", studies, (1, 1))
+        configuration = complete_configurations(configuration, methods)
+        search = configuration.search
     if search.scheduler == "pbt":
         raise ConfigurationError(
             "search.scheduler = 'pbt' changes settings during a trial, so that they cannot be "

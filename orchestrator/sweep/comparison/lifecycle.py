@@ -1,6 +1,5 @@
 """Create a comparison after all checks, and write its result."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 from statistics import fmean
@@ -11,9 +10,10 @@ from orchestrator.config.schema import Configuration, Section
 from orchestrator.config.yielding import describe_yielded
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.records import Sweep
-from orchestrator.store.store import Store, keep_json, replacing
+from orchestrator.store.store import Store, replacing
 from orchestrator.sweep.comparison import design, page
 from orchestrator.sweep.comparison.design import Design
+from orchestrator.sweep.comparison.formats import list_files
 from orchestrator.sweep.comparison.record import Comparison, require_new
 from orchestrator.sweep.comparison.result import Result, open_seed_sweeps
 from orchestrator.sweep.preflight.preflight import prepare_run
@@ -54,10 +54,12 @@ def describe_plan(common: Configuration, request: Design) -> str:
     """Return the numbers of trials and trainings of a comparison."""
     seeds, studies = request.seeds, request.studies
     methods, trials, last = len(common.search.methods), common.search.trials, common.seed
-    study = (
-        f"{trials} trials for each of {methods} methods, then {methods} x {seeds} trainings, "
-        f"seeds {last + 1} to {last + seeds}"
+    search = (
+        "no search"
+        if common.search.configurations
+        else (f"{trials} trials for each of {methods} methods")
     )
+    study = f"{search}, then {methods} x {seeds} trainings, seeds {last + 1} to {last + seeds}"
     if studies == 1:
         return study
     total = studies * methods * (trials + seeds)
@@ -131,10 +133,9 @@ def write_result(store: Store, comparison: Comparison, outcome: Result) -> str:
     Returns:
         The reason why MLflow does not have it; empty if it does.
     """
-    text = page.markdown(outcome)
-    keep_json(comparison.folder / "result.json", outcome.plain())
-    with replacing(comparison.folder / "comparison.md") as partial_file:
-        partial_file.write_text(text, encoding="utf-8")
-    files = {"result.json": json.dumps(outcome.plain(), indent=1), "comparison.md": text}
+    files = list_files(outcome)
+    for name, content in files.items():
+        with replacing(comparison.folder / name) as partial_file:
+            partial_file.write_bytes(content)
     _, first = open_seed_sweeps(store, comparison)[0]
     return log_to_sweep(store, first, page.metrics(outcome), 0, FOLDER, files)

@@ -8,7 +8,7 @@ from rich.table import Table
 from orchestrator.reporting.statistics import LEVEL, Mean
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.sweep.comparison._equivalence import NO, YES
-from orchestrator.sweep.comparison._published import Published
+from orchestrator.sweep.comparison._published_table import Published
 from orchestrator.sweep.comparison.record import InferenceCost
 from orchestrator.sweep.comparison.result import Against, Cost, Result, Row, TeacherRow
 
@@ -21,6 +21,7 @@ Rows = list[list[str]]
 
 def quality(result: Result) -> tuple[Titles, Rows]:
     """Return the table of the students' quality on the test part."""
+    accuracies = list_accuracies(result)
     over = [
         title
         for reference in result.references
@@ -31,9 +32,8 @@ def quality(result: Result) -> tuple[Titles, Rows]:
     ]
     titles = [
         "method",
-        "accuracy, %",
+        *(f"accuracy, {title}, %" for title in accuracies.values()),
         *over,
-        "accuracy, best weights, %",
         "NLL",
         "ECE",
         *(["published, %"] if result.published else []),
@@ -45,17 +45,41 @@ def quality(result: Result) -> tuple[Titles, Rows]:
             for reference in result.references
             for text in (_format_difference(row, reference, unit), _format_within(row, reference))
         ]
-        means = [
-            _format_mean(row, "best_accuracy", 100, 2),
-            _format_mean(row, "nll", 1, 3),
-            _format_mean(row, "ece", 1, 3),
-        ]
+        means = [_format_mean(row, "nll", 1, 3), _format_mean(row, "ece", 1, 3)]
         published = [_format_published(result.published, row.method)] if result.published else []
-        rows.append(
-            [row.method, _format_mean(row, "accuracy", 100, 2), *differences, *means, *published]
-        )
+        reached = [_format_mean(row, name, 100, 2) for name in accuracies]
+        rows.append([row.method, *reached, *differences, *means, *published])
     if teacher := result.teacher_row:
         rows.insert(0, _format_teacher(result, teacher, len(titles)))
+    return titles, rows
+
+
+def list_accuracies(result: Result) -> dict[str, str]:
+    """Return the names of the test accuracies that a result has, each with the chosen epoch."""
+    titles = {
+        "accuracy": "last epoch",
+        "best_accuracy": "best epoch",
+        "best_test_accuracy": "best test epoch",
+    }
+    known = {name for row in result.rows for name in row.means}
+    return {name: title for name, title in titles.items() if name == "accuracy" or name in known}
+
+
+def published(result: Result) -> tuple[Titles, Rows]:
+    """Return the table of the published accuracies of the compared methods, with their protocols.
+
+    It has no rows if there are none.
+    """
+    titles = ["method", "published, %", "epochs", "views", "epoch", "protocol", "source", "note"]
+    rows = [
+        [
+            method,
+            one.text,
+            NONE if one.epochs is None else str(one.epochs),
+            *(one.views, one.chosen, one.protocol, one.source, one.note),
+        ]
+        for method, one in (result.published.accuracies if result.published else {}).items()
+    ]
     return titles, rows
 
 
@@ -104,9 +128,9 @@ def conditions(result: Result) -> list[str]:
         f"data {result.data} ({sizes}); teacher {result.teacher}{accuracy_note}; student "
         f"{result.student}; {result.epochs} epochs",
         _describe_seeds(result),
-        f"accuracy, NLL and ECE are those of the last weights on the test part, mean ± standard "
-        f"error over the {_units(result)}; best weights are those of the best epoch on "
-        f"validation, also evaluated on the test part",
+        f"differences, NLL and ECE are those of the last epoch on the test part, mean ± standard "
+        f"error over the {_units(result)}; the best epoch is that of the highest validation "
+        f"accuracy, also evaluated on the test part",
     ]
     if fewer := [
         f"{row.method} with {row.searched}"
@@ -114,7 +138,7 @@ def conditions(result: Result) -> list[str]:
         if row.searched is not None and row.searched < trials
     ]:
         lines.insert(2, f"searches that ended with fewer trials: {', '.join(fewer)}")
-    if removed := [row.method for row in result.rows if row.searched is None]:
+    if trials and (removed := [row.method for row in result.rows if row.searched is None]):
         lines.insert(
             2,
             f"searches that are no longer in the store, so that their cost is unknown: "
@@ -137,12 +161,11 @@ def conditions(result: Result) -> list[str]:
             "the inference cost is that of student a"
         )
     if result.published:
-        published = result.published
         lines.append(
-            f"published: {published.source}; {published.conditions}; its teacher reached "
-            f"{published.teacher_accuracy:g} %"
+            "published numbers: mean ± standard deviation; ? was not verified in the source, * has "
+            "another protocol than the other rows"
         )
-    return lines
+    return [*lines, *result.remarks]
 
 
 def markdown(result: Result) -> str:
@@ -159,8 +182,11 @@ def markdown(result: Result) -> str:
         f"# {result.name}: {', '.join(row.method for row in result.rows)}",
         "\n".join(f"- {line}" for line in list_conclusions(result)),
         _markdown_table(*quality(result)),
+        _markdown_table(*published(result)) if published(result)[1] else "",
         _markdown_table(*costs(result)),
-        _markdown_table(["method", "settings chosen by its search"], settings),
+        _markdown_table(
+            ["method", "settings chosen by its search" if result.trials else "settings"], settings
+        ),
         "\n".join(f"- {line}" for line in conditions(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -169,7 +195,10 @@ def markdown(result: Result) -> str:
 def show(result: Result, console: Console) -> None:
     """Print the tables and sentences in a terminal."""
     name = f"{result.name} (unfinished)" if result.unfinished else result.name
-    for title, (titles, rows) in (("test part", quality(result)), ("cost", costs(result))):
+    tables = {"test part": quality(result), "published": published(result), "cost": costs(result)}
+    for title, (titles, rows) in tables.items():
+        if not rows:
+            continue
         table = Table(title=f"{name}: {title}")
         for index, each in enumerate(titles):
             table.add_column(each, justify="right" if index else "left", overflow="fold")
@@ -259,6 +288,12 @@ def _describe_seeds(result: Result) -> str:
         f"settings"
     )
     reason = "equal seeds give the same initial weights, batches and views"
+    if not result.trials:
+        return (
+            f"no search: each method has the settings listed for it, or else the first initial "
+            f"point of its search space, with the seeds {result.seeds[0]} to {result.seeds[-1]}: "
+            f"{reason}"
+        )
     if result.studies > 1:
         each = len(result.seeds) // result.studies
         return (
@@ -353,8 +388,7 @@ def _format_inference(cost: InferenceCost | None) -> list[str]:
 def _format_published(published: Published, method: str) -> str:
     if method not in published.accuracies:
         return NONE
-    accuracy, deviation = published.accuracies[method]
-    return f"{accuracy:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
+    return published.accuracies[method].text
 
 
 def _format_cost(seconds: float | None, cost: Cost) -> str:

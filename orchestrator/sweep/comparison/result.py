@@ -16,7 +16,8 @@ from orchestrator.sweep.comparison._equivalence import (
     correct_pairs,
     decide_equivalence,
 )
-from orchestrator.sweep.comparison._published import Published, find_published
+from orchestrator.sweep.comparison._published import describe_training, find_published, select_rows
+from orchestrator.sweep.comparison._published_table import Published
 from orchestrator.sweep.comparison.design import REFERENCES
 from orchestrator.sweep.comparison.record import (
     DEFAULT_MARGIN,
@@ -27,11 +28,13 @@ from orchestrator.sweep.comparison.record import (
 )
 from orchestrator.teacher.quality import read_quality
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
+from orchestrator.training.metric_names import TEST_HIGHEST
 
 COMPARED = "test/last/accuracy"
 MEANS = {
     "accuracy": COMPARED,
     "best_accuracy": "test/best/accuracy",
+    "best_test_accuracy": TEST_HIGHEST,
     "nll": "test/last/nll",
     "ece": "test/last/ece",
 }
@@ -103,7 +106,9 @@ class Result:
     `student` names all students where several train together. `teacher_accuracy` is on the
     validation part; None without a teacher, or if its accuracy is unknown. `unfinished` describes
     the progress before the last training has ended: there are no conclusions then. `seeds` are
-    those of all `studies`. `margin` is in points of accuracy.
+    those of all `studies`. `margin` is in points of accuracy. `trials` is 0 if nothing was
+    searched. `published` has the rows of the compared methods, and `remarks` are sentences about
+    the training, which include its differences to the published one.
     """
 
     name: str
@@ -121,6 +126,7 @@ class Result:
     studies: int = 1
     margin: float = DEFAULT_MARGIN
     teacher_row: TeacherRow | None = None
+    remarks: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """Return the result as JSON values; `published` has the stored key `beside`."""
@@ -150,21 +156,27 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         _row(store, comparison, trained, method, against[method]) for method in comparison.methods
     )
     quality = read_quality(over_seeds[0].folder)
+    reached, published = quality.accuracy if quality else None, find_published(configuration)
     return Result(
         name=comparison.name,
         data=summary.name,
         sizes=asdict(summary.sizes),
         teacher=configuration.teacher.network.name if configuration.teacher else "none",
-        teacher_accuracy=quality.accuracy if quality else None,
+        teacher_accuracy=reached,
         student=", ".join(student.network.name for student in configuration.students.values()),
         epochs=configuration.training.epochs,
         seeds=tuple(seed for seeds in studies for seed in seeds),
-        trials=configuration.search.trials,
+        trials=0 if configuration.search.configurations else configuration.search.trials,
         rows=rows,
-        published=find_published(configuration),
+        published=select_rows(configuration, published, comparison.runs[0].settings),
         unfinished=unfinished,
         studies=comparison.studies,
         margin=comparison.margin,
+        remarks=tuple(
+            describe_training(
+                configuration, published, summary.sizes.train, comparison.teacher.get("accuracy")
+            )
+        ),
         teacher_row=TeacherRow(
             configuration.teacher.network.name,
             comparison.teacher,

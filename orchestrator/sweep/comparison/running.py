@@ -19,6 +19,7 @@ from orchestrator.store.store import Store
 from orchestrator.sweep._backends import SharedGroups, open_dispatcher
 from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison._inference_cost import measure_inference
+from orchestrator.sweep.comparison._listed import listed_settings
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
 from orchestrator.sweep.comparison.record import Chosen, Comparison, StudyRun
 from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
@@ -65,6 +66,9 @@ def run_comparison(store: Store, comparison: Comparison, console: Console) -> li
 def _run_study(runner: "_ComparisonRunner", study: StudyRun) -> Sweep:
     """Run the searches of a study, then its sweep over seeds, and return the latter."""
     comparison = study.comparison
+    if not study.chosen and study.configuration.search.configurations:
+        listed = listed_settings(study.configuration)
+        study.choose({method: {"settings": settings} for method, settings in listed.items()})
     if not study.chosen:
         runner.require_searched_data(study)
         searches = {

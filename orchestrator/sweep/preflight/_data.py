@@ -53,11 +53,11 @@ def check_data(configuration: Configuration, searching: bool) -> None:
 
 def check_searched_data(configuration: Configuration) -> None:
     """Raise ConfigurationError if trials would be compared on their training samples."""
-    if configuration.data.validation_in_training:
+    if configuration.data.validation_in_training and not configuration.search.configurations:
         raise ConfigurationError(
-            "data.validation_in_training = true is not allowed in a sweep, because "
-            "search.objective would be measured on training samples: leave it out, or use "
-            f"`{program_name()} train`"
+            "data.validation_in_training = true is not allowed in a search, because "
+            "search.objective would be measured on training samples: leave it out, list settings "
+            f"in search.configurations, or use `{program_name()} train`"
         ).with_details("data.validation_in_training", True, (False,))
 
 
