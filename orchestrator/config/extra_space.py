@@ -13,7 +13,10 @@ from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
-ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
+ONCE = (
+    *("data", "teacher", "teachers", "search"),
+    *("resources", "tracking", "project", "seed", "method"),
+)
 FIELD, SPACE = "search.extra_space", "search.space"
 MOST_NETWORKS = 300  # each is built without memory to count its parameters
 EXAMPLE = "give, for example, student.width, peers.b.network.width or training.batch_size"
@@ -134,7 +137,8 @@ def check_key(configuration: Configuration, key: str, field: str = FIELD) -> Non
         )
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
-    if section not in [*recipes, *map(network_key, configuration.students)]:
+    several = ["ensemble"] if configuration.teachers else []
+    if section not in [*recipes, *several, *map(network_key, configuration.students)]:
         raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}", field=field)
     with_weights = [
         network_key(letter)
@@ -162,6 +166,8 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     )  # imports torch, which `status` does not need
 
     section, _, name = key.rpartition(".")
+    if section == "ensemble":
+        return getattr(configuration.ensemble, name)
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
             known = all_settings(network.name, network.settings)

@@ -451,10 +451,10 @@ def require_batches(
             labelled_alone,
         )
     ]
-    if configuration.teacher:
-        parts.append(
-            ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
-        )
+    parts += [
+        (f"{key}.training", teacher.training, workers, all_of_them, True)
+        for key, teacher in configuration.named_teachers.items()
+    ]
     for name, training, sharing, words, alone in parts:
         num_samples, kind, more = samples, "samples", "provide more data"
         if alone and labelled is not None:

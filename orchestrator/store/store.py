@@ -13,7 +13,7 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,12 @@ class Store:
         )
 
     def folders(
-        self, trials: Path, data: Path, teacher: Path | None = None, knowledge: Path | None = None
+        self, trials: Path, data: Path, teachers: Sequence[Path] = (), knowledge: Path | None = None
     ) -> Folders:
         """Return the folders that the trials of a run share, for this store."""
         root = self.root if self.uri else None
-        return Folders(trials, data, teacher, knowledge, self.uri, root)
+        one, several = (teachers[0], ()) if len(teachers) == 1 else (None, tuple(teachers))
+        return Folders(trials, data, one, knowledge, self.uri, root, several)
 
     def locate(self, spec: TrialSpec) -> TrialSpec:
         """Return a specification whose folders are below the root of this store."""

@@ -22,6 +22,7 @@ from orchestrator.training._clock import Clock
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training.checkpoint import State
 from orchestrator.training.process_cache import (
+    AnyTeacher,
     TeacherOutputSource,
     build_retrieval,
     compute_clean_knowledge,
@@ -36,7 +37,7 @@ class TrialTeacher:
     """A teacher whose outputs a trial uses. All ranks call its methods together.
 
     Args:
-        network: The teacher.
+        network: The teacher, or the ensemble of several.
         spec: The specification of the trial.
         batches: The batches of this rank.
         context: The context of all ranks of the trial.
@@ -47,7 +48,7 @@ class TrialTeacher:
 
     def __init__(
         self,
-        network: FrozenTeacher,
+        network: AnyTeacher,
         spec: TrialSpec,
         batches: Batches,
         context: TrialContext,
@@ -74,7 +75,7 @@ class TrialTeacher:
             self.retrieval = build_retrieval(spec, self.source, batches, context)
 
     def _build_source(
-        self, spec: TrialSpec, network: FrozenTeacher, upcoming: Sequence[int] = ()
+        self, spec: TrialSpec, network: AnyTeacher, upcoming: Sequence[int] = ()
     ) -> TeacherOutputSource:
         return compute_teacher_outputs(
             spec, network, self.batches, self.context, self.features, self.stages, upcoming
@@ -120,7 +121,8 @@ class TrialTeacher:
 
     def state_dict(self) -> State:
         """Return the weights that the trial has changed; {} for a teacher of the store."""
-        return dict(self.network.network.state_dict()) if self.changed else {}
+        changed = self.network.network if self.changed else None
+        return dict(changed.state_dict()) if changed else {}
 
     def change(self, network: FrozenTeacher) -> None:
         """Use another teacher; its outputs on recurring views are cached for this trial alone."""
