@@ -48,11 +48,7 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
         path = section.get(name)
         if path is None or (name == "weights" and not path.endswith(SUFFIX)):
             continue
-        if (
-            _is_cache(key)
-            and not local
-            and cluster_address(configuration.resources) is not None
-        ):
+        if _is_cache(key) and not local and cluster_address(configuration.resources) is not None:
             continue
         section[name] = str(read_path(path, key))
     uri = configuration.tracking.uri
@@ -104,11 +100,7 @@ def require_paths(name: str, configuration: Configuration) -> None:
     for key in movable_keys(configuration):
         section, last = _section(values, key)
         path = section.get(last)
-        if (
-            path is None
-            or _is_cache(key)
-            or (last == "weights" and not path.endswith(SUFFIX))
-        ):
+        if path is None or _is_cache(key) or (last == "weights" and not path.endswith(SUFFIX)):
             continue
         if not os.path.exists(os.path.expanduser(path)) and not (
             key == "data.path" and configuration.data.download
@@ -132,8 +124,7 @@ def _list_given(values: dict[str, Any], keys: list[str]) -> list[str]:
     return [
         key
         for key in keys
-        if _is_cache(key)
-        or _section(values, key)[0].get(key.rpartition(".")[2]) is not None
+        if _is_cache(key) or _section(values, key)[0].get(key.rpartition(".")[2]) is not None
     ]
 
 

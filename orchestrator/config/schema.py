@@ -376,6 +376,11 @@ class Configuration(Section):
             return {"teacher": self.teacher}
         return {f"teachers.{number}": each for number, each in enumerate(self.teachers)}
 
+    @property
+    def teacher_names(self) -> str:
+        """Return the names of the networks of all teachers, separated by commas; "" for none."""
+        return ", ".join(teacher.network.name for teacher in self.named_teachers.values())
+
     def with_teachers(self, teachers: Mapping[str, Teacher]) -> "Configuration":
         """Return a copy with other settings of the teachers, by the keys of `named_teachers`."""
         several = tuple(value for key, value in teachers.items() if key != "teacher")

@@ -36,16 +36,12 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
     """Return the bytes of the teacher's logits on disk.
 
     There is one array of samples x classes for each view, and one for the clean view. If the views
-    do not differ, there is only the clean one. Of several teachers, those with `mode = online` are
-    not counted. Without a teacher the result is 0.
+    do not differ, there is only the clean one. Several teachers are counted together. Without a
+    teacher the result is 0.
     """
     files = views(configuration) + 1 if varies(configuration, augmentation) else 1
-    numbers = [
-        BYTES[teacher.dtype]
-        for teacher in configuration.named_teachers.values()
-        if configuration.teacher or teacher.mode != "online"
-    ]
-    return files * samples * classes * sum(numbers)
+    bytes_each = [BYTES[teacher.dtype] for teacher in configuration.named_teachers.values()]
+    return files * samples * classes * sum(bytes_each)
 
 
 def is_approximate(resources: Resources, samples: int, gpu: bool) -> bool:

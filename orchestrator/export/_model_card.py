@@ -47,7 +47,8 @@ def _front(settings: ExportSettings) -> str:
         "dataset": {"name": data.name, "type": data.name, "split": part},
         "metrics": [{"type": "accuracy", "name": f"{part} accuracy", "value": value}],
     }
-    distilled = ["knowledge-distillation"] if settings.teacher or settings.uses_peers else []
+    uses_others = settings.teacher or settings.teachers or settings.uses_peers
+    distilled = ["knowledge-distillation"] if uses_others else []
     values = {
         "tags": ["image-classification", *distilled, settings.method.name, settings.network.name],
         "pipeline_tag": "image-classification",

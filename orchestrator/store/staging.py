@@ -69,7 +69,10 @@ def stage_on_node(spec: TrialSpec, context: TrialContext) -> TrialSpec:
             for key, mark in MARKS.items()
             if getattr(spec, key)
         }
-        return {**single, "teachers": tuple(fetch(each, MARKS["teacher"]) for each in spec.teachers)}
+        return {
+            **single,
+            "teachers": tuple(fetch(each, MARKS["teacher"]) for each in spec.teachers),
+        }
 
     local_folders = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)
     return spec.model_copy(

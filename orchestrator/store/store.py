@@ -358,6 +358,7 @@ STORE_FILES: dict[str, str] = {
     "sweeps/NAME/sweep.copy.json": "copy of sweep.json, read if that is damaged",
     "sweeps/NAME/data.json": "copy of the record of the prepared data; an export needs no data",
     "sweeps/NAME/teacher.json": "copy of the record of the teacher",
+    "sweeps/NAME/teacher-N.json": "copy of the record of each of several teachers",
     "sweeps/NAME/code/*": "copies of the files of `--code`; a record that is never executed",
     "sweeps/NAME/environment.json": "commit, versions and machine of the last start",
     "sweeps/NAME/study.log": "Optuna's journal",

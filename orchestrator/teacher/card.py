@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from orchestrator.store.record_file import STRICT, Plain, RecordSchema
 
 CARD = "teacher.json"  # in the folder of a teacher; the folder of a sweep has a copy
+CARDS = "teacher-{}.json"  # the copies of several teachers, by number
 Size = Annotated[int, Field(ge=1, le=10**6)]
 
 

@@ -42,7 +42,7 @@ class TeacherWeights:
         device: The device of the logits.
 
     Attributes:
-        logits: (M,) float32; their softmax are the weights of kinds that weight all samples equally.
+        logits: (M,) float32; their softmax are the weights of `fixed` and `learned`.
     """
 
     def __init__(self, settings: Ensemble, count: int, device: torch.device) -> None:
@@ -127,6 +127,9 @@ class FrozenEnsemble:
             output, _ = self.average([table[rows].to(device) for table in tables], known)
             blocks.append(output.logits)
         return torch.cat(blocks)
+
+
+AnyTeacher = FrozenTeacher | FrozenEnsemble
 
 
 class EnsembleOutputs:

@@ -103,7 +103,7 @@ class _Trainer:
         teacher = self.teacher
         knowledge = (lambda: teacher.knowledge) if teacher else None
         for student in self.students:
-            student.prepare(knowledge, network and network.network)
+            student.prepare(knowledge, network.network if network else None)
         for component in self.components:
             component.prepare()
         if teacher:

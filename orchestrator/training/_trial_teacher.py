@@ -15,6 +15,7 @@ from orchestrator.config.trial import KNOWLEDGE, TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
+from orchestrator.teacher.ensemble import AnyTeacher
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
@@ -22,7 +23,6 @@ from orchestrator.training._clock import Clock
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training.checkpoint import State
 from orchestrator.training.process_cache import (
-    AnyTeacher,
     TeacherOutputSource,
     build_retrieval,
     compute_clean_knowledge,
@@ -74,6 +74,12 @@ class TrialTeacher:
         if uses_teacher_bank(method, spec.configuration.training.epochs):
             self.retrieval = build_retrieval(spec, self.source, batches, context)
 
+    @property
+    def single(self) -> FrozenTeacher:
+        """Return the teacher, for a method that several teachers are refused for."""
+        assert isinstance(self.network, FrozenTeacher)
+        return self.network
+
     def _build_source(
         self, spec: TrialSpec, network: AnyTeacher, upcoming: Sequence[int] = ()
     ) -> TeacherOutputSource:
@@ -121,8 +127,7 @@ class TrialTeacher:
 
     def state_dict(self) -> State:
         """Return the weights that the trial has changed; {} for a teacher of the store."""
-        changed = self.network.network if self.changed else None
-        return dict(changed.state_dict()) if changed else {}
+        return dict(self.single.network.state_dict()) if self.changed else {}
 
     def change(self, network: FrozenTeacher) -> None:
         """Use another teacher; its outputs on recurring views are cached for this trial alone."""

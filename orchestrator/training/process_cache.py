@@ -20,13 +20,12 @@ from orchestrator.data.memory import fits_on_device
 from orchestrator.data.views import Views
 from orchestrator.models.feature_maps import map_shapes
 from orchestrator.teacher.cache import Cache
-from orchestrator.teacher.ensemble import EnsembleOutputs, FrozenEnsemble
+from orchestrator.teacher.ensemble import AnyTeacher, EnsembleOutputs, FrozenEnsemble
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.training._compilation import compile_in_place
 
-AnyTeacher = FrozenTeacher | FrozenEnsemble
 SingleSource = OnlineTeacher | CachedTeacher
 TeacherOutputSource = SingleSource | EnsembleOutputs
 TeacherKey = tuple[Path, torch.device, bool, torch.dtype | None, bool]  # of `open_teacher`
@@ -129,7 +128,9 @@ def load_teacher(spec: TrialSpec, context: TrialContext) -> AnyTeacher | None:
     """
     if spec.teachers:
         keys = [_teacher_key(each, context) for each in spec.of_each_teacher()]
-        return FrozenEnsemble(_open_teachers(tuple(filter(None, keys))), spec.configuration.ensemble)
+        return FrozenEnsemble(
+            _open_teachers(tuple(filter(None, keys))), spec.configuration.ensemble
+        )
     key = _teacher_key(spec, context)
     return key and open_teacher(*key)
 

@@ -8,7 +8,7 @@ from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import describe_teachers
 
 FEW = 0.05  # share of failed trials from which the reasons should be checked
 
@@ -84,11 +84,11 @@ def _searched(view: SweepView) -> str:
         if view.samples(part)
     )
     networks = " and ".join(student.network.name for student in configuration.students.values())
-    teacher = (
-        f", with the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
-    )
-    if quality := read_quality(view.sweep.folder):
-        teacher = f", with the teacher {quality.words}"
+    teacher = ""
+    if names := configuration.teacher_names:
+        lines = describe_teachers(view.sweep.folder, len(configuration.named_teachers))
+        several = "s" * (len(configuration.named_teachers) > 1)
+        teacher = f", with the teacher{several} {'; '.join(lines) or names}"
     setup = f"{data} ({parts})" if parts else str(data)
     setup += f"{teacher}, seed {configuration.seed}"
     if not view.searched:

@@ -15,7 +15,7 @@ from orchestrator.sweep.comparison._published import Published, find_published
 from orchestrator.sweep.comparison._student_cost import StudentCost, student_cost
 from orchestrator.sweep.comparison.design import REFERENCES, seeds_of
 from orchestrator.sweep.comparison.record import Comparison
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import read_qualities
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
 
 COMPARED = "test/last/accuracy"
@@ -145,9 +145,8 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
                 None if searched is None else sum(trial.ended for trial in searched),
             )
         )
-    teacher = configuration.teacher.network.name if configuration.teacher else "none"
-    quality = read_quality(over_seeds.folder)
-    reached = quality.accuracy if quality else None
+    qualities = read_qualities(over_seeds.folder, len(configuration.named_teachers))
+    reached = tuple(quality.accuracy if quality else None for quality in qualities)
     names = ", ".join(student.network.name for student in configuration.students.values())
     seeds, epochs = seeds_of(configuration, comparison.seeds), configuration.training.epochs
     data = summary.name
@@ -158,8 +157,8 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
         comparison.name,
         data,
         sizes,
-        teacher,
-        reached,
+        configuration.teacher_names or "none",
+        reached[0] if len(reached) == 1 else None,
         names,
         epochs,
         seeds,

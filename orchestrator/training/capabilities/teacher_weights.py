@@ -73,7 +73,8 @@ class TeacherWeightsComponent(Component):
     def _step(self, logits: Tensor, labels: Tensor) -> None:
         """Step with the mean gradient of all ranks; this rank has logits (M, B, K)."""
         weights, device = self.ensemble.weights, self.ensemble.weights.logits.device
-        gradient = pool_gradient(weights.logits.softmax(dim=0), logits.to(device), labels.to(device))
+        current = weights.logits.softmax(dim=0)
+        gradient = pool_gradient(current, logits.to(device), labels.to(device))
         count = gradient.new_tensor([len(labels)])
         sums = self.trial.context.all_reduce_sum(torch.cat([gradient, count]))
         rate = self.trial.configuration.ensemble.learning_rate
