@@ -127,7 +127,8 @@ def check_key(configuration: Configuration, key: str, field: str = FIELD) -> Non
     if (
         first in ONCE
         or key == "training.epochs"
-        or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights")
+        or rest[-1] in ("cpus_per_worker", "gpus_per_worker")
+        or (rest[-1] == "weights" and first != "ensemble")
     ):
         raise _key_error(
             key,

@@ -383,8 +383,10 @@ class Configuration(Section):
 
     def with_teachers(self, teachers: Mapping[str, Teacher]) -> "Configuration":
         """Return a copy with other settings of the teachers, by the keys of `named_teachers`."""
-        several = tuple(value for key, value in teachers.items() if key != "teacher")
-        return self.model_copy(update={"teacher": teachers.get("teacher"), "teachers": several})
+        one = teachers.get("teacher")
+        changes = {"teacher": one, "ensemble": Ensemble() if one else self.ensemble}
+        several = () if one else tuple(teachers.values())
+        return self.model_copy(update={**changes, "teachers": several})
 
     def of_each_teacher(self) -> "dict[str, Configuration]":
         """Return the configuration with one teacher alone, by the key of each teacher."""

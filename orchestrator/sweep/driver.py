@@ -320,7 +320,8 @@ def _prepare_folders(
     cards = [teacher.card for teacher in teachers]
     keep_cards(sweep.folder, cards)
     report_teachers(cards, data, display.teacher_ready, events.note)
-    display.preparing(f"the teacher is {teacher_access.words}")
+    subject = "the teacher is" if len(teachers) == 1 else "the teachers are"
+    display.preparing(f"{subject} {teacher_access.words}")
     seconds = sum(teacher.seconds for teacher in teachers)
     tracker.teachers_ready([card["metrics"] for card in cards], seconds, teacher_access.words)
     folders = [teacher.folder for teacher in teachers]

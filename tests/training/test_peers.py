@@ -22,6 +22,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import MODELS, Builder, build
 from orchestrator.models.network import Network
+from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._exchange import Colocated
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._student import PEER

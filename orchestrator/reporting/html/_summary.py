@@ -8,7 +8,7 @@ from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
-from orchestrator.teacher.quality import describe_teachers
+from orchestrator.teacher.quality import ENSEMBLE_ACCURACY, describe_teachers, read_qualities
 
 FEW = 0.05  # share of failed trials from which the reasons should be checked
 
@@ -71,8 +71,30 @@ def summarize_sweep(view: SweepView) -> list[tuple[str, str]]:
         ("Best trial", _best_trial(view)),
         ("Lead", _lead(view)),
     ]
+    sentences += _teachers(view)
     sentences += [("Gain from the teacher", teacher_gain(view)), ("Cost", _cost(view))]
     return [(topic, sentence) for topic, sentence in sentences if sentence]
+
+
+def _teachers(view: SweepView) -> list[tuple[str, str]]:
+    """Return a sentence on each of several teachers, and one on their average in the best trial."""
+    configuration, best = view.sweep.configuration, view.sweep.best()
+    if not configuration.teachers:
+        return []
+    qualities = read_qualities(view.sweep.folder, len(configuration.teachers))
+    rows = [
+        (f"Teacher {number}", f"{quality.words}.")
+        for number, quality in enumerate(qualities)
+        if quality is not None
+    ]
+    accuracy = best.metrics.get(ENSEMBLE_ACCURACY) if best else None
+    if best is None or accuracy is None:
+        return rows
+    weights = [best.metrics.get(f"ensemble/weight_{number}") for number in range(len(qualities))]
+    shown = ", ".join(f"{weight:.4f}" for weight in weights if weight is not None)
+    averaged = f"; mean weights {shown}" if shown else ""
+    words = f"validation accuracy {accuracy:.4f} in trial {best.number}{averaged}."
+    return [*rows, ("Average of the teachers", words)]
 
 
 def _searched(view: SweepView) -> str:
@@ -87,8 +109,12 @@ def _searched(view: SweepView) -> str:
     teacher = ""
     if names := configuration.teacher_names:
         lines = describe_teachers(view.sweep.folder, len(configuration.named_teachers))
-        several = "s" * (len(configuration.named_teachers) > 1)
-        teacher = f", with the teacher{several} {'; '.join(lines) or names}"
+        single = configuration.teacher is not None
+        teacher = (
+            f", with the teacher {''.join(lines) or names}"
+            if single
+            else (f", with the teachers {names}")
+        )
     setup = f"{data} ({parts})" if parts else str(data)
     setup += f"{teacher}, seed {configuration.seed}"
     if not view.searched:

@@ -83,7 +83,7 @@ class MemoryBankComponent(Component):
         if neighbours is None:
             return {}
         # otherwise the bank is not the teacher's
-        evaluated = teacher.single if teacher and student.method.needs.teacher else None
+        evaluated = teacher.network if teacher and student.method.needs.teacher else None
         return collect_retrieved(neighbours, evaluated, self.trial.batches)
 
     def state_dict(self, student: TrainedStudent) -> ComponentState:
