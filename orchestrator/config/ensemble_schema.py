@@ -38,7 +38,7 @@ class Ensemble(Section):
         1.0, description="Temperature of the distributions whose confidence or entropy is compared."
     )
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = Field(
-        0.1, description="Rate of the steps of learned weights, one for each validation batch."
+        0.3, description="Rate of the steps of learned weights, one for each validation batch."
     )
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ def naming_teacher(key: str) -> Iterator[None]:
     """Name `key`, such as `teachers.1`, instead of `teacher` in an error of the block.
 
     Raises:
-        UserError: The error of the block, of the same class.
+        UserError: The error of the block, of the same class of `core.errors`.
     """
     try:
         yield
@@ -27,4 +27,5 @@ def naming_teacher(key: str) -> Iterator[None]:
             field = key + field.removeprefix(SINGLE)
         named = KEY.sub(f"{key}.", text)
         message = named if named != text else f"{key}: {text}"
-        raise type(error)(message).with_details(field, error.value, error.allowed) from error
+        kind = next(each for each in type(error).__mro__ if each.__module__ == UserError.__module__)
+        raise kind(message).with_details(field, error.value, error.allowed) from error

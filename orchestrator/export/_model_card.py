@@ -29,7 +29,7 @@ def model_card(settings: ExportSettings) -> str:
     environment.filters["one_line"] = _one_line
     over_seeds = settings.over_seeds
     return environment.get_template("model_card.md.jinja").render(
-        settings.plain(),
+        {"teachers": [], "ensemble": {}} | settings.plain(),
         front=_front(settings),
         tested=_tested(settings.source),
         metrics=_table(settings.source.metrics, lambda value: f"{value:.4f}"),

@@ -100,13 +100,18 @@ class TeacherWeightsComponent(Component):
         return ComponentState({"logits": self.ensemble.weights.logits} if self.learns else {})
 
     def find_misfit(self, student: TrainedStudent, saved: ComponentState) -> str:
-        """Return why saved weights do not fit the teachers."""
-        expected = {"logits": self.ensemble.weights.logits} if self.learns else {}
+        """Return why saved weights do not fit the teachers.
+
+        A trial of a population may take over the state of one with another kind of weights.
+        """
+        if not self.learns or not saved.tensors:
+            return ""
+        expected = {"logits": self.ensemble.weights.logits}
         return find_misfit("weights of the teachers", expected, saved.tensors)
 
     def load_state_dict(self, saved: Mapping[str, ComponentState], epoch: int) -> None:
         """Restore the learned weights."""
-        if self.learns:
+        if self.learns and saved["a"].tensors:
             weights = self.ensemble.weights
             weights.logits = saved["a"].tensors["logits"].to(weights.logits.device)
 
