@@ -335,7 +335,8 @@ def _complete_teacher(
             f"{shown} of the teacher, from its pretrained_cfg; {data} takes the images of the data"
         )
     if teacher.trained is not None:
-        single = {key: each for key, each in values.items() if not key.startswith("ensemble")}
+        others = ("ensemble", f"{TEACHERS}.")
+        single = {key: each for key, each in values.items() if not key.startswith(others)}
         configuration = load(None, [], copy.deepcopy(single))
         section["weights"] = keep_weights(store, teacher, configuration, note)
     if several:

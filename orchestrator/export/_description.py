@@ -16,7 +16,7 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
 from orchestrator.teacher.card import TeacherCard
-from orchestrator.teacher.quality import read_cards
+from orchestrator.teacher.quality import read_cards, select_ensemble
 
 
 def describe_data(configuration: Configuration, summary: DataSummary) -> UsedData:
@@ -89,12 +89,8 @@ def _start(network: Choice) -> Values:
 
 def describe_ensemble(configuration: Configuration, metrics: Mapping[str, float]) -> Values:
     """Describe how a trial averaged the logits of several teachers; the weights are the last."""
-    last = {
-        name.removeprefix("ensemble/"): value
-        for name, value in metrics.items()
-        if name.startswith("ensemble/")
-    }
-    return configuration.ensemble.model_dump(mode="json", exclude_none=True) | last
+    settings = configuration.ensemble.model_dump(mode="json", exclude_none=True)
+    return settings | select_ensemble(metrics)
 
 
 def describe_teachers(store: Store, sweep: Sweep, summary: DataSummary) -> list[Values]:

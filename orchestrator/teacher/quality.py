@@ -1,6 +1,7 @@
 """Read a teacher's validation accuracy from its card, and compare it with chance and students."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.teacher.card import CARD, CARDS, TEACHER, TeacherCard
 
 ACCURACY = "validation/accuracy"
-ENSEMBLE_ACCURACY = "ensemble/accuracy"  # of a trial with several teachers
+ENSEMBLE = re.compile(r"(a/)?ensemble/")  # begin of the metrics of a trial with several teachers
 NOISE = 3.0  # standard errors above guessing within which an accuracy counts as chance
 
 
@@ -138,6 +139,16 @@ def describe_teachers(folder: Path, count: int) -> list[str]:
         for number, quality in enumerate(read_qualities(folder, count))
         if quality is not None
     ]
+
+
+def select_ensemble(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return `accuracy` and `weight_N` of the average of several teachers, of a trial's metrics.
+
+    They are the same for all students of the trial.
+    """
+    return {
+        ENSEMBLE.sub("", name): value for name, value in metrics.items() if ENSEMBLE.match(name)
+    }
 
 
 def _read_card(file: Path) -> TeacherCard | None:

@@ -52,7 +52,7 @@ def test_modules_with_weights_are_teachers(store: Path, data: od.Data) -> None:
     torch.manual_seed(0)
     modules = [TwoLayers(10, 6), TwoLayers(10, 6)]  # they differ in their weights alone
     result = od.distil("mlp", modules, data, store=store, **QUIET)
-    weights = {each["network"]["weights"] for each in result.configuration["teachers"]}
+    weights = {each["network"]["weights"] for each in result.settings["teachers"]}
     assert len(weights) == 2 and result.metrics["ensemble/weight_1"] == 0.5
 
 

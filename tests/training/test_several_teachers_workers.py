@@ -11,10 +11,11 @@ from trials_run import left
 
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.context import TrialContext
-from orchestrator.teacher.ensemble import FrozenEnsemble
+from orchestrator.core.reports import EpochRecord, Report
+from orchestrator.teacher.ensemble import AnyTeacher, FrozenEnsemble
 from orchestrator.training import _trainer as trainer
 from orchestrator.training._trainer import train
-from orchestrator.training.process_cache import AnyTeacher, load_teacher
+from orchestrator.training.process_cache import load_teacher
 from tests.process_group import on_every_rank
 
 KINDS = ("confidence", "learned")
@@ -40,13 +41,11 @@ def trained(
     results = {}
     with patch.object(trainer, "load_teacher", noted):
         for kind in KINDS:
-            losses: list[float] = []
-            context = TrialContext(
-                rank,
-                world_size,
-                report=lambda record, losses=losses: losses.append(record.metrics["train/loss"]),
-            )
-            train(trial(root, kind, folder), context)
+            reports: list[Report] = []
+            train(trial(root, kind, folder), TrialContext(rank, world_size, report=reports.append))
+            losses = [
+                each.metrics["train/loss"] for each in reports if isinstance(each, EpochRecord)
+            ]
             results[kind] = (ensembles[-1].weights.logits.clone(), losses)
     return results
 

@@ -8,7 +8,7 @@ from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
-from orchestrator.teacher.quality import ENSEMBLE_ACCURACY, describe_teachers, read_qualities
+from orchestrator.teacher.quality import describe_teachers, read_qualities, select_ensemble
 
 FEW = 0.05  # share of failed trials from which the reasons should be checked
 
@@ -87,13 +87,12 @@ def _teachers(view: SweepView) -> list[tuple[str, str]]:
         for number, quality in enumerate(qualities)
         if quality is not None
     ]
-    accuracy = best.metrics.get(ENSEMBLE_ACCURACY) if best else None
-    if best is None or accuracy is None:
+    ensemble = select_ensemble(best.metrics) if best else {}
+    if best is None or not ensemble:
         return rows
-    weights = [best.metrics.get(f"ensemble/weight_{number}") for number in range(len(qualities))]
-    shown = ", ".join(f"{weight:.4f}" for weight in weights if weight is not None)
+    shown = ", ".join(f"{value:.4f}" for name, value in ensemble.items() if name != "accuracy")
     averaged = f"; mean weights {shown}" if shown else ""
-    words = f"validation accuracy {accuracy:.4f} in trial {best.number}{averaged}."
+    words = f"validation accuracy {ensemble['accuracy']:.4f} in trial {best.number}{averaged}."
     return [*rows, ("Average of the teachers", words)]
 
 

@@ -21,7 +21,7 @@ from orchestrator.reporting.peer_gain import peer_gains, uses_peers
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.notebook import NotebookFrame
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.teacher.quality import ENSEMBLE_ACCURACY, describe_teachers
+from orchestrator.teacher.quality import describe_teachers, select_ensemble
 from orchestrator.training.metric_names import STOPPED_EPOCH
 
 COSTS = ("seconds/", "cache/")
@@ -321,8 +321,9 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
         )
     for line in describe_teachers(sweep.folder, len(sweep.configuration.named_teachers)):
         print_line(console, f"teacher {line}")
-    if best and (accuracy := best.metrics.get(ENSEMBLE_ACCURACY)) is not None:
-        print_line(console, f"ensemble of trial {best.number}: validation accuracy {accuracy:.4f}")
+    if best and (ensemble := select_ensemble(best.metrics)):
+        accuracy = f"validation accuracy {ensemble['accuracy']:.4f}"
+        print_line(console, f"ensemble of trial {best.number}: {accuracy}")
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
         print_line(
