@@ -270,7 +270,7 @@ def test_shared_inputs_are_uploaded_once_and_downloaded_once_per_node(
         publish(store, folder, mark)
     (data / "values.bin").write_bytes(b"changed")
     publish(store, data, "data.json")
-    folders = store.folders(store.sweep("mine") / "trials", data, teacher)
+    folders = store.folders(store.sweep("mine") / "trials", data, [teacher])
     spec = TrialSpec.numbered(1, Configuration(), folders)
     assert stage_on_node(spec, TrialContext()) == spec, "the driver has what it made"
     at_home("other")

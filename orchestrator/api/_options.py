@@ -1,5 +1,6 @@
 """Map keyword arguments of the Python functions to keys of the configuration."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,8 +98,9 @@ def nest(values: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in values.items():
         *path, name = key.split(".")
-        section = nested
+        section: Any = nested
         for part in path:
-            section = section.setdefault(part, {})
-        section[name] = value
+            is_list = isinstance(section, list)
+            section = section[int(part)] if is_list else section.setdefault(part, {})
+        section[name] = copy.deepcopy(value)
     return nested

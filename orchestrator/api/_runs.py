@@ -13,7 +13,7 @@ from orchestrator.api._objects import Objects, keep_weights, open_session
 from orchestrator.api._options import nest, read_options, require_free, sort_names_first
 from orchestrator.api._results import Result, Study
 from orchestrator.api._space import check_spaces, read_spaces
-from orchestrator.api._teacher import as_teacher
+from orchestrator.api._teacher import as_teachers
 from orchestrator.config.loader import load
 from orchestrator.config.path_settings import resolve_paths
 from orchestrator.config.schema import LETTERS, Configuration
@@ -32,6 +32,7 @@ from orchestrator.sweep.runs import (
 from search_spaces import Space
 
 TEACHER_NETWORK = "teacher.network"
+TEACHERS = "teachers"
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Request:
         kind: "sweep" or "train".
         values: The given values by dotted keys of the configuration.
         objects: The objects that only this process has.
-        teacher: The network of the teacher; None without a teacher.
+        teachers: The networks of the teachers.
         options: The options of the call.
     """
 
     kind: str
     values: dict[str, Any]
     objects: Objects
-    teacher: GivenNetwork | None
+    teachers: tuple[GivenNetwork, ...]
     options: RunOptions
 
 
@@ -92,7 +93,9 @@ def distil(
         student: A function without parameters that returns a new module from inputs (B, C, H, W)
             to logits (B, K), the name of a network, or a mapping with either as `name` and settings
             (for a function these are `input_size`, `mean` and `std`).
-        teacher: The result of `teacher`, a network for it, or None.
+        teacher: The result of `teacher`, a network for it, a list of these, or None. The logits of
+            several teachers are averaged as `ensemble` says, such as settings={"ensemble.weights":
+            "entropy"}.
         data: The result of `data`, or the name of a data set.
         method: Name of the method, or a mapping with its `name` and settings.
         peers: Further students, which learn together with `student`; forms as for `student`.
@@ -154,7 +157,9 @@ def sweep(
 
     Args:
         student: As for `distil`. Functions reach the workers as arguments of Ray.
-        teacher: The result of `teacher`, a network for it, or None.
+        teacher: The result of `teacher`, a network for it, a list of these, or None. The logits of
+            several teachers are averaged as `ensemble` says, such as settings={"ensemble.weights":
+            "entropy"}.
         data: The result of `data`, or the name of a data set.
         methods: The searched methods.
         peers: Further students, which learn together with `student`.
@@ -218,7 +223,7 @@ def _request(
             f"name = {options.name!r} and resume = {options.resume!r} exclude each other: leave "
             f"one of them out"
         ).with_details("name", options.name, "without resume")
-    given_data, given_teacher = as_data(data), as_teacher(teacher)
+    given_data, teachers = as_data(data), as_teachers(teacher)
     keys = ("student", *(f"peers.{letter}" for letter in LETTERS[1:]))
     if len(students) > len(keys):
         raise ConfigurationError(
@@ -232,17 +237,19 @@ def _request(
         for key, network in networks.items()
     }
     functions = [network.function for network in networks.values()]
-    if given_teacher is None:
-        chosen["teacher"] = None
+    functions += [each.network.function for each in teachers]
+    given = [{TEACHER_NETWORK: each.network.section} | each.options for each in teachers]
+    if len(teachers) == 1:
+        chosen |= given[0]
     else:
-        chosen |= {TEACHER_NETWORK: given_teacher.network.section} | given_teacher.options
-        functions.append(given_teacher.network.function)
+        chosen |= {"teacher": None}
+        chosen |= {TEACHERS: [nest(each)["teacher"] for each in given]} if given else {}
     require_free(values, chosen)
     return Request(
         kind,
         sort_names_first(chosen | dict(values)),
         Objects(tuple(filter(None, functions)), given_data.entry, spaces),
-        given_teacher.network if given_teacher else None,
+        tuple(each.network for each in teachers),
         options,
     )
 
@@ -296,34 +303,46 @@ def _run(request: Request) -> tuple[Sweep, Store]:
 
 
 def _configuration(store: Store, request: Request, note: Callable[[str], None]) -> Configuration:
-    """Return the configuration of a request, with the weights of a given teacher in the store."""
-    if request.teacher is not None:
-        _set_published_inputs(request, request.teacher, note)
+    """Return the configuration of a request, with the weights of given teachers in the store."""
+    for number, teacher in enumerate(request.teachers):
+        _complete_teacher(store, request, number, teacher, note)
     configuration = load(None, [], copy.deepcopy(request.values))
-    if request.teacher is not None and request.teacher.trained is not None:
-        weights = keep_weights(store, request.teacher, configuration, note)
-        section = request.values[TEACHER_NETWORK] | {"weights": weights}
-        request.values[TEACHER_NETWORK] = section
-        configuration = load(None, [], copy.deepcopy(request.values))
     if request.kind == "sweep":
         configuration = with_single_method(configuration)
         check_spaces(configuration, request.objects.spaces)
     return configuration
 
 
-def _set_published_inputs(
-    request: Request, teacher: GivenNetwork, note: Callable[[str], None]
+def _complete_teacher(
+    store: Store, request: Request, number: int, teacher: GivenNetwork, note: Callable[[str], None]
 ) -> None:
-    """Set the input that a module with given weights expects, where no value is given."""
-    start = f"{TEACHER_NETWORK}."
-    given = {key.removeprefix(start) for key in request.values if key.startswith(start)}
-    inputs = published_inputs(teacher, given | set(teacher.section))
-    if not inputs:
-        return
-    request.values[TEACHER_NETWORK] = teacher.section | inputs
-    shown = ", ".join(f"{key} = {value}" for key, value in inputs.items())
-    data = ", ".join(f"{key}=None" for key in inputs)
-    note(f"{shown} of the teacher, from its pretrained_cfg; {data} takes the images of the data")
+    """Set the weights of a given module, and the input that it expects where none is given."""
+    several, start = TEACHERS in request.values, f"{TEACHER_NETWORK}."
+    values = dict(request.values)
+    if several:  # the others may need weights too: this teacher is read alone
+        own = values.pop(TEACHERS)[number]
+        values |= {"teacher": {**own, "network": dict(own["network"])}}
+        section = values["teacher"]["network"]
+        given = set(section)
+    else:
+        section = values[TEACHER_NETWORK] = dict(values[TEACHER_NETWORK])
+        given = {key.removeprefix(start) for key in values if key.startswith(start)} | set(section)
+    if inputs := published_inputs(teacher, given):
+        section |= inputs
+        shown = ", ".join(f"{key} = {value}" for key, value in inputs.items())
+        data = ", ".join(f"{key}=None" for key in inputs)
+        note(
+            f"{shown} of the teacher, from its pretrained_cfg; {data} takes the images of the data"
+        )
+    if teacher.trained is not None:
+        others = ("ensemble", f"{TEACHERS}.")
+        single = {key: each for key, each in values.items() if not key.startswith(others)}
+        configuration = load(None, [], copy.deepcopy(single))
+        section["weights"] = keep_weights(store, teacher, configuration, note)
+    if several:
+        request.values[TEACHERS][number]["network"] = section
+    else:
+        request.values[TEACHER_NETWORK] = section
 
 
 def _check_resume(

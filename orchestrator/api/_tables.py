@@ -31,13 +31,12 @@ def run_columns(sweep: Sweep, trial: Trial) -> dict[str, Any]:
         method = apply(configuration, trial.settings).method.name
     except ConfigurationError:  # settings of an earlier version
         method = str(trial.settings.get("method.name", configuration.method.name))
-    teacher = configuration.teacher.network.name if configuration.teacher else None
     return {
         "run": sweep.name,
         "kind": sweep.kind,
         "method": method,
         "student": configuration.student.name,
-        "teacher": teacher,
+        "teacher": configuration.teacher_names or None,
         "data": configuration.data.name,
         "seed": trial.settings.get("seed", configuration.seed),
     }

@@ -91,8 +91,17 @@ def _is_key(name: str, known: set[str]) -> bool:
     return name in known or "." in name
 
 
-def as_teacher(value: Any) -> Teacher | None:
-    """Return the teacher of an argument: that of `teacher`, a network for it, or None."""
+def as_teachers(value: Any) -> tuple[Teacher, ...]:
+    """Return the teachers of an argument: None, one teacher, or a list of them.
+
+    A teacher is the result of `teacher`, or a network for it.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(_as_teacher(each) for each in value)
+    return () if value is None else (_as_teacher(value),)
+
+
+def _as_teacher(value: Any) -> Teacher:
     if isinstance(value, Teacher):
         return replace(value, network=read_again(value.network, "teacher"))
-    return None if value is None else teacher(value)
+    return teacher(value)

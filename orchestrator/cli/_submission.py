@@ -208,7 +208,7 @@ def _load_and_check(command: str, options: dict[str, Any], config: Path) -> Conf
         check_search(configuration)
     elif command == "train":
         check_train(configuration)
-    elif configuration.teacher is None:
+    elif not configuration.named_teachers:
         raise ConfigurationError(
             "teacher is null: set teacher.network.name, or choose another --config"
         ).with_details("teacher", None, "teacher.network.name")
@@ -229,7 +229,7 @@ def _require_path_settings(pairs: Sequence[str]) -> None:
         ConfigurationError: A pair sets another key.
     """
     for key, _, path in (pair.partition("=") for pair in pairs):
-        if key not in ("data.path", "teacher.cache") and not key.endswith(".weights"):
+        if key != "data.path" and not key.endswith((".cache", ".weights")):
             raise ConfigurationError(
                 f"--set {key}: --resume continues the sweep with its own configuration; it accepts "
                 "only data.path, teacher.cache and *.weights, for files that have moved"
@@ -249,11 +249,9 @@ def _require_location_independent(key: str, path: str) -> None:
 def _paths(configuration: Configuration) -> Iterator[tuple[str, str]]:
     """Yield the keys that hold a path, each with its path."""
     paths: dict[str, Any] = {"data.path": configuration.data.path}
-    if teacher := configuration.teacher:
-        paths |= {
-            "teacher.cache": teacher.cache,
-            "teacher.network.weights": teacher.network.weights,
-        }
+    for key, teacher in configuration.named_teachers.items():
+        paths[f"{key}.cache"] = teacher.cache
+        paths[f"{key}.network.weights"] = teacher.network.weights
     paths |= {
         ("student" if letter == "a" else f"peers.{letter}.network")
         + ".weights": student.network.weights

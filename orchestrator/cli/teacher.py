@@ -8,7 +8,7 @@ from orchestrator.cli._options import cluster_address
 from orchestrator.cli._run import console, print_note
 from orchestrator.config.loader import load
 from orchestrator.config.renamed import refuse_renamed
-from orchestrator.config.schema import Configuration, Teacher
+from orchestrator.config.schema import Configuration
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.reporting.terminal.lines import print_line
@@ -48,7 +48,7 @@ def teacher(
         refuse_renamed("--fill", fill)
     opened = Store.open(store)
     configuration = load(config, pairs, cluster_address(address, local), seed=seed)
-    if configuration.teacher is None:
+    if not configuration.named_teachers:
         raise ConfigurationError(
             "teacher is null: set teacher.network.name, or choose another --config"
         ).with_details("teacher", None, "teacher.network.name")
@@ -58,14 +58,14 @@ def teacher(
         show_plan(opened, configuration, "teacher", local, console)
         return errors.OK
     with ray_in_background(configuration, local):
-        _prepare_and_print(opened, configuration, configuration.teacher, precompute, local)
+        _prepare_and_print(opened, configuration, precompute, local)
     return errors.OK
 
 
 def _prepare_and_print(
-    store: Store, configuration: Configuration, settings: Teacher, precompute: bool, local: bool
+    store: Store, configuration: Configuration, precompute: bool, local: bool
 ) -> None:
-    """Check the run, fit or load the teacher, precompute its outputs on request, and print it."""
+    """Check the run, fit or load all teachers, precompute outputs on request, and print them."""
     from orchestrator.reporting.terminal.teacher import TeacherDisplay
     from orchestrator.sweep.preflight.preflight import prepare_run
     from orchestrator.sweep.teacher_run import prepare_teacher
@@ -74,11 +74,11 @@ def _prepare_and_print(
     if precompute and prepared.teacher_access and not prepared.teacher_access.folder:
         raise ConfigurationError(
             f"--precompute: the teacher is {prepared.teacher_access.words}: "
-            f"{_cache_advice(settings)}"
-        ).with_details("--precompute", True, _cache_advice(settings))
+            f"{_cache_advice(configuration)}"
+        ).with_details("--precompute", True, _cache_advice(configuration))
     with TeacherDisplay(console) as display:
         precompute_display = display if precompute else None
-        folder, card, cost_s = prepare_teacher(
+        teachers = prepare_teacher(
             store,
             prepared.configuration,
             prepared.data,
@@ -89,7 +89,8 @@ def _prepare_and_print(
         )
         if precompute:
             display.end()
-    _print_card(card, folder, cost_s)
+    for teacher in teachers:
+        _print_card(teacher.card, teacher.folder, teacher.seconds)
 
 
 def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
@@ -100,7 +101,8 @@ def _print_card(card: Mapping[str, Any], folder: Path, cost_s: float) -> None:
             console.print(f"  {key} {card['metrics'][key]:.4f}", highlight=False)
 
 
-def _cache_advice(teacher: Teacher) -> str:
+def _cache_advice(configuration: Configuration) -> str:
+    key, teacher = next(iter(configuration.named_teachers.items()))
     if teacher.mode == "online":
-        return "set teacher.mode=cached"
-    return "raise teacher.cache_gib, lower data.views, or name another folder with teacher.cache"
+        return f"set {key}.mode=cached"
+    return f"raise {key}.cache_gib, lower data.views, or name another folder with {key}.cache"

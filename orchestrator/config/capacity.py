@@ -16,7 +16,7 @@ BATCHES = 3  # copies of a batch: as read, augmented, and as input of the networ
 
 
 class Sizes(NamedTuple):
-    """Measured sizes: parameters of all students and of the teacher, and numbers of a sample."""
+    """Measured sizes: parameters of all students and all teachers, and numbers of a sample."""
 
     students: int
     teacher: int
@@ -64,7 +64,9 @@ def require_memory(configuration: Configuration, sizes: Sizes, memory_bytes: int
     batch, workers = configuration.training.batch_size, configuration.resources.workers
     needed = {
         "student": configuration.replicas * TRAINED * BYTES * sizes.students,
-        "teacher.network": workers * BYTES * sizes.teacher,
+        "teachers" if configuration.teachers else "teacher.network": workers
+        * BYTES
+        * sizes.teacher,
         "training.batch_size": BATCHES * BYTES * batch * sizes.sample,
     }
     total = sum(needed.values())

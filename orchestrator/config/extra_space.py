@@ -14,7 +14,10 @@ from orchestrator.config.schema import Configuration, Network
 from orchestrator.config.trial import Parameters, apply, network_key
 from orchestrator.core.errors import ConfigurationError, UserError
 
-ONCE = ("data", "teacher", "search", "resources", "tracking", "project", "seed", "method")
+ONCE = (
+    *("data", "teacher", "teachers", "search"),
+    *("resources", "tracking", "project", "seed", "method"),
+)
 FIELD, SPACE = "search.extra_space", "search.space"
 MOST_NETWORKS = 300  # each is built without memory to count its parameters
 EXAMPLE = "give, for example, student.width, peers.b.network.width or training.batch_size"
@@ -125,7 +128,8 @@ def check_key(configuration: Configuration, key: str, field: str = FIELD) -> Non
     if (
         first in ONCE
         or key == "training.epochs"
-        or rest[-1] in ("cpus_per_worker", "gpus_per_worker", "weights")
+        or rest[-1] in ("cpus_per_worker", "gpus_per_worker")
+        or (rest[-1] == "weights" and first != "ensemble")
     ):
         raise _key_error(
             key,
@@ -135,7 +139,8 @@ def check_key(configuration: Configuration, key: str, field: str = FIELD) -> Non
         )
     section = key.rpartition(".")[0]
     recipes = ["training", *(f"peers.{letter}.training" for letter in configuration.peers)]
-    if section not in [*recipes, *map(network_key, configuration.students)]:
+    several = ["ensemble"] if configuration.teachers else []
+    if section not in [*recipes, *several, *map(network_key, configuration.students)]:
         raise _key_error(key, f"is not a key of the configuration: {EXAMPLE}", field=field)
     with_weights = [
         network_key(letter)
@@ -159,6 +164,8 @@ def get_configured_value(configuration: Configuration, key: str) -> Any:
     a's recipe.
     """
     section, _, name = key.rpartition(".")
+    if section == "ensemble":
+        return getattr(configuration.ensemble, name)
     for letter, (network, training) in configuration.students.items():
         if section == network_key(letter):
             known = _network_values(section, network)

@@ -42,8 +42,10 @@ class Key:
 def find_section(annotation: Any) -> type[BaseModel] | None:
     """Return the section that a setting holds, or None.
 
-    A `Choice` is returned too; its keys depend on the named object.
+    A `Choice` is returned too; its keys depend on the named object. A list of sections is none.
     """
+    if get_origin(annotation) is tuple:
+        return None
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind

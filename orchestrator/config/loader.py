@@ -213,20 +213,35 @@ def _apply(values: dict[str, Any], pair: str) -> set[str]:
 
 def _put(values: dict[str, Any], path: list[str], value: Any, pair: str) -> None:
     path, value = _searched_path(values, path, value)
-    for name in path[:-1]:
-        inner = values.get(name)
-        if inner is not None and not isinstance(inner, dict):
+    section: Any = values
+    for index, name in enumerate(path[:-1]):
+        if isinstance(section, list):
+            section = section[_read_position(section, path[:index], name, pair)]
+        else:
+            inner = section.get(name)
+            section[name] = section = {} if inner is None else inner
+        is_list = isinstance(section, list) and index < len(path) - 2
+        if not isinstance(section, dict) and not is_list:
             raise ConfigurationError(
-                f"--set {shorten(redact(pair))}: {name} is {quote(inner)} and not a section, so it "
-                f"has no keys below it"
+                f"--set {shorten(redact(pair))}: {name} is {quote(section)} and not a section, so "
+                f"it has no keys below it"
             ).with_details(
                 pair.partition("=")[0].strip(), pair.partition("=")[2], f"a section {name}"
             )
-        values[name] = inner = {} if inner is None else inner
-        values = inner
+    values = section
     if _is_name_key(path) and values.get("name", value) != value:
         values.clear()  # the settings of the file belong to the name in the file
     values[path[-1]] = value
+
+
+def _read_position(items: list[Any], path: list[str], name: str, pair: str) -> int:
+    """Return the position that a part of a key names in a list, such as 1 of `teachers.1`."""
+    if name.isdecimal() and int(name) < len(items):
+        return int(name)
+    key = ".".join(path)
+    raise ConfigurationError(
+        f"--set {shorten(redact(pair))}: {key} has no position {name}: give 0 to {len(items) - 1}"
+    ).with_details(f"{key}.{name}", name, (0, len(items) - 1))
 
 
 def _searched_path(values: dict[str, Any], path: list[str], value: Any) -> tuple[list[str], Any]:

@@ -101,7 +101,8 @@ def list_objective_names(configuration: Configuration) -> list[str]:
     parameters.
     """
     names = [name for name, directions in BETTER.items() if len(directions) == 1] + [PARAMETERS]
-    names = [name for name in names if name != "validation/agreement" or configuration.teacher]
+    if not configuration.named_teachers:
+        names.remove("validation/agreement")
     letters = configuration.students if configuration.peers else ()
     return names + [f"{letter}/{name}" for letter in letters for name in names]
 

@@ -15,15 +15,16 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 
 SUFFIX = ".safetensors"  # of a weights file; other values name published weights
+CACHE = "cache"  # of each teacher
 
 
 def movable_keys(configuration: Configuration) -> list[str]:
     """Return the keys whose path may change when a run is resumed; the content must be the same."""
     networks = ["student", *(f"peers.{letter}.network" for letter in configuration.peers)]
-    networks += ["teacher.network"] if configuration.teacher else []
+    networks += [f"{key}.network" for key in configuration.named_teachers]
     return [
         "data.path",
-        *(["teacher.cache"] if configuration.teacher else []),
+        *(f"{key}.{CACHE}" for key in configuration.named_teachers),
         *(f"{key}.weights" for key in networks),
     ]
 
@@ -47,11 +48,7 @@ def resolve_paths(configuration: Configuration, local: bool = False) -> Configur
         path = section.get(name)
         if path is None or (name == "weights" and not path.endswith(SUFFIX)):
             continue
-        if (
-            key == "teacher.cache"
-            and not local
-            and cluster_address(configuration.resources) is not None
-        ):
+        if _is_cache(key) and not local and cluster_address(configuration.resources) is not None:
             continue
         section[name] = str(read_path(path, key))
     uri = configuration.tracking.uri
@@ -72,7 +69,7 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
     for pair in pairs:
         key = pair.partition("=")[0].strip()
         section, name = _section(values, key) if key in keys else ({}, "")
-        if section.get(name) is None and key != "teacher.cache":
+        if section.get(name) is None and not _is_cache(key):
             raise ConfigurationError(
                 f"--set {key}: a resumed run keeps its configuration; with --resume, --set "
                 f"changes only the path of files that were moved: "
@@ -83,7 +80,7 @@ def move_paths(configuration: Configuration, pairs: list[str]) -> Configuration:
     for key in keys:
         section, name = _section(values, key)
         if (
-            key != "teacher.cache"
+            not _is_cache(key)
             and _section(configuration.plain(), key)[0].get(name) is not None
             and section.get(name) is None
         ):
@@ -103,11 +100,7 @@ def require_paths(name: str, configuration: Configuration) -> None:
     for key in movable_keys(configuration):
         section, last = _section(values, key)
         path = section.get(last)
-        if (
-            path is None
-            or key == "teacher.cache"
-            or (last == "weights" and not path.endswith(SUFFIX))
-        ):
+        if path is None or _is_cache(key) or (last == "weights" and not path.endswith(SUFFIX)):
             continue
         if not os.path.exists(os.path.expanduser(path)) and not (
             key == "data.path" and configuration.data.download
@@ -131,16 +124,20 @@ def _list_given(values: dict[str, Any], keys: list[str]) -> list[str]:
     return [
         key
         for key in keys
-        if key == "teacher.cache"
-        or _section(values, key)[0].get(key.rpartition(".")[2]) is not None
+        if _is_cache(key) or _section(values, key)[0].get(key.rpartition(".")[2]) is not None
     ]
+
+
+def _is_cache(key: str) -> bool:
+    return key.rpartition(".")[2] == CACHE
 
 
 def _section(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     *path, name = key.split(".")
+    section: Any = values
     for part in path:
-        values = values[part]
-    return values, name
+        section = section[int(part) if isinstance(section, list) else part]
+    return section, name
 
 
 def _replace(configuration: Configuration, resolved: Configuration) -> Configuration:

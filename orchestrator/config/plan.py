@@ -451,10 +451,11 @@ def require_batches(
             labelled_alone,
         )
     ]
-    if configuration.teacher and labelled != 0:  # without labels its weights are given
-        parts.append(
-            ("teacher.training", configuration.teacher.training, workers, all_of_them, True)
-        )
+    if labelled != 0:  # without labels the weights of teachers are given
+        parts += [
+            (f"{key}.training", teacher.training, workers, all_of_them, True)
+            for key, teacher in configuration.named_teachers.items()
+        ]
     for name, training, sharing, words, alone in parts:
         num_samples, kind, more = samples, "samples", "provide more data"
         if alone and labelled is not None:

@@ -36,10 +36,12 @@ def complete_networks(configuration: Configuration) -> Configuration:
             letter: peer.model_copy(update={"network": peers[letter]})
             for letter, peer in configuration.peers.items()
         }
-    if configuration.teacher:
-        network = _complete(configuration.teacher.network, "teacher.network")
-        if network is not configuration.teacher.network:
-            changes["teacher"] = configuration.teacher.model_copy(update={"network": network})
+    teachers = {
+        key: teacher.model_copy(update={"network": _complete(teacher.network, f"{key}.network")})
+        for key, teacher in configuration.named_teachers.items()
+    }
+    if teachers != configuration.named_teachers:
+        configuration = configuration.with_teachers(teachers)
     if searched := _complete_search(configuration.search):
         changes["search"] = configuration.search.model_copy(update=searched)
     return configuration.model_copy(update=changes) if changes else configuration

@@ -6,9 +6,18 @@ The module `loader.py` builds it from a file.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from orchestrator.config.data_schema import Data
+from orchestrator.config.ensemble_schema import MOST_TEACHERS, Ensemble, check_teachers
 from orchestrator.config.fields import (
     BatchSize,
     Classes,
@@ -294,12 +303,18 @@ class Configuration(Section):
     )
     data: Data = Data()
     teacher: Teacher | None = Teacher()
+    teachers: Annotated[tuple[Teacher, ...], Field(max_length=MOST_TEACHERS)] = Field(
+        (),
+        description="Several teachers instead of `teacher`, each a section as `teacher`; the "
+        "students receive the weighted average of their logits.",
+    )
     student: Network = Network.model_validate({"name": "mlp", "width": 16, "depth": 1})
     peers: dict[str, Peer] = Field(
         {}, description="Peers of a trial, by letter from b on; `student` is student a."
     )
     method: Choice = Choice(name="kd")
     training: Training = Training()
+    ensemble: Ensemble = Ensemble()
     search: Search = Search()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
@@ -315,6 +330,70 @@ class Configuration(Section):
         copy = self.model_copy()
         copy._yielded = dict(yielded)
         return copy
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_teachers(cls, values: Any) -> Any:
+        """Read a list of one teacher as `teacher`; several replace the default teacher."""
+        if not isinstance(values, dict) or not values.get("teachers"):
+            return values
+        teachers = values["teachers"]
+        if values.get("teacher") is not None:
+            message = (
+                "teacher and teachers are both given: set teacher to null, or add it to teachers"
+            )
+            raise FieldError(message).with_details("teachers", teachers, "without teacher")
+        if isinstance(teachers, list | tuple) and len(teachers) == 1:
+            return {**values, "teacher": teachers[0], "teachers": ()}
+        return {**values, "teacher": None}
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> "Configuration":
+        check_teachers(self.teachers)
+        number, given = len(self.teachers), self.ensemble
+        if not number and given != Ensemble():
+            message = "ensemble is given for fewer than two teachers: name them in teachers"
+            raise FieldError(message).with_details("ensemble", given.model_dump(), None)
+        if given.fixed is not None and len(given.fixed) != number:
+            message = (
+                f"ensemble.fixed has {len(given.fixed)} weights for {number} teachers: give one "
+                f"for each"
+            )
+            raise FieldError(message).with_details("ensemble.fixed", given.fixed, number)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _omit_unused_teachers(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the keys of several teachers where they are unused: records stay the same."""
+        values: dict[str, Any] = handler(self)
+        unused = () if self.teachers else ("teachers", "ensemble")
+        return {key: value for key, value in values.items() if key not in unused}
+
+    @property
+    def named_teachers(self) -> dict[str, Teacher]:
+        """Return all teachers by their keys: `teacher`, or `teachers.0` and so on."""
+        if self.teacher is not None:
+            return {"teacher": self.teacher}
+        return {f"teachers.{number}": each for number, each in enumerate(self.teachers)}
+
+    @property
+    def teacher_names(self) -> str:
+        """Return the names of the networks of all teachers, separated by commas; "" for none."""
+        return ", ".join(teacher.network.name for teacher in self.named_teachers.values())
+
+    def with_teachers(self, teachers: Mapping[str, Teacher]) -> "Configuration":
+        """Return a copy with other settings of the teachers, by the keys of `named_teachers`."""
+        one = teachers.get("teacher")
+        changes = {"teacher": one, "ensemble": Ensemble() if one else self.ensemble}
+        several = () if one else tuple(teachers.values())
+        return self.model_copy(update={**changes, "teachers": several})
+
+    def of_each_teacher(self) -> "dict[str, Configuration]":
+        """Return the configuration with one teacher alone, by the key of each teacher."""
+        return {
+            key: self.with_teachers({"teacher": teacher})
+            for key, teacher in self.named_teachers.items()
+        }
 
     @field_validator("peers")
     @classmethod

@@ -39,12 +39,12 @@ def cache_bytes(configuration: Configuration, samples: int, classes: int, augmen
     """Return the bytes of the teacher's logits on disk.
 
     There is one array of samples x classes for each view, and one for the clean view. If the views
-    do not differ, there is only the clean one. Without a teacher the result is 0.
+    do not differ, there is only the clean one. Several teachers are counted together. Without a
+    teacher the result is 0.
     """
-    if configuration.teacher is None:
-        return 0
     files = views(configuration) + 1 if varies(configuration, augmentation) else 1
-    return files * samples * classes * BYTES[configuration.teacher.dtype]
+    bytes_each = [BYTES[teacher.dtype] for teacher in configuration.named_teachers.values()]
+    return files * samples * classes * sum(bytes_each)
 
 
 def is_approximate(resources: Resources, samples: int, gpu: bool) -> bool:

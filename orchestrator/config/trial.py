@@ -53,10 +53,11 @@ class Folders:
     Attributes:
         trials: The folder that contains the trials' folders.
         data: The folder of the data.
-        teacher: The folder of the teacher.
-        knowledge: The folder of the teacher's cache.
+        teacher: The folder of the teacher, if there is one.
+        knowledge: The folder of the cache of the teachers.
         uri: The URI of the store. The folders are then below its folder `root`.
         root: The folder of a store with a URI, on the node of the driver.
+        teachers: The folders of several teachers.
     """
 
     trials: Path
@@ -65,6 +66,7 @@ class Folders:
     knowledge: Path | None = None
     uri: str = ""
     root: Path | None = None
+    teachers: tuple[Path, ...] = ()
 
 
 class TrialSpec(Section):
@@ -77,8 +79,9 @@ class TrialSpec(Section):
         configuration: The configuration of the trial.
         folder: The folder of the trial, which contains its checkpoint.
         data: The folder of the data.
-        teacher: The folder of the teacher.
-        knowledge: The folder of the teacher's cache; without it the teacher is evaluated at every
+        teacher: The folder of the teacher, if there is one.
+        teachers: The folders of several teachers.
+        knowledge: The folder of the cache of the teachers; without it they are evaluated at every
             step.
         views: The views of `fill`; null is the clean one.
         features: Whether `fill` caches the features of the clean view.
@@ -98,6 +101,7 @@ class TrialSpec(Section):
     folder: Path
     data: Path
     teacher: Path | None = None
+    teachers: tuple[Path, ...] = ()
     knowledge: Path | None = None
     views: tuple[int | None, ...] = ()
     features: bool = False
@@ -132,12 +136,23 @@ class TrialSpec(Section):
             folder=folders.trials / f"{number:05d}",
             data=folders.data,
             teacher=folders.teacher,
+            teachers=folders.teachers,
             knowledge=folders.knowledge,
             uri=folders.uri,
             root=folders.root,
             until=until,
             known=known,
         )
+
+    def of_each_teacher(self) -> "list[TrialSpec]":
+        """Return the specification with one of several teachers alone, for each of them."""
+        configurations = self.configuration.of_each_teacher().values()
+        return [
+            self.model_copy(
+                update={"configuration": configuration, "teacher": folder, "teachers": ()}
+            )
+            for configuration, folder in zip(configurations, self.teachers, strict=True)
+        ]
 
 
 def trial_name(number: int) -> str:

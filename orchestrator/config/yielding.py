@@ -127,15 +127,17 @@ def require_milestones(configuration: Configuration) -> None:
         ConfigurationError: A milestone is not below the epochs of the training.
     """
     recipes = {"training": configuration.training}
-    if configuration.teacher:
-        recipes["teacher.training"] = configuration.teacher.training
+    recipes |= {
+        f"{key}.training": teacher.training for key, teacher in configuration.named_teachers.items()
+    }
     recipes |= {
         f"peers.{letter}.training": configuration.students[letter].training
         for letter in configuration.peers
     }
     for section, recipe in recipes.items():
         if recipe.schedule == "multi_step" and max(recipe.milestones) >= recipe.epochs:
-            epochs_key = f"{'teacher.' * section.startswith('teacher')}training.epochs"
+            own = section.removesuffix("training") if section.startswith("teacher") else ""
+            epochs_key = f"{own}training.epochs"
             raise ConfigurationError(
                 f"{section}.milestones = {list(recipe.milestones)} is not allowed with "
                 f"{epochs_key} = {recipe.epochs}: give milestones less than the epochs, or "

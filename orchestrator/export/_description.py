@@ -1,5 +1,6 @@
 """Describe an exported student: its recipe, its data and its teacher."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from orchestrator.models.build import all_settings
 from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.teacher import fit
-from orchestrator.teacher.quality import read_card
+from orchestrator.teacher.card import TeacherCard
+from orchestrator.teacher.quality import read_cards, select_ensemble
 
 
 def describe_data(configuration: Configuration, summary: DataSummary) -> UsedData:
@@ -85,17 +87,33 @@ def _start(network: Choice) -> Values:
     return {"start": Path(network.weights).name if network.weights else None}
 
 
-def describe_teacher(store: Store, sweep: Sweep, summary: DataSummary) -> Values | None:
-    """Describe the teacher and its metrics.
+def describe_ensemble(configuration: Configuration, metrics: Mapping[str, float]) -> Values:
+    """Describe how a trial averaged the logits of several teachers; the weights are the last."""
+    settings = configuration.ensemble.model_dump(mode="json", exclude_none=True)
+    return settings | select_ensemble(metrics)
+
+
+def describe_teachers(store: Store, sweep: Sweep, summary: DataSummary) -> list[Values]:
+    """Describe each teacher and its metrics.
 
     The source is the sweep's own copy of the card, which older sweeps lack, or else the store's.
     """
-    configuration, teacher = sweep.configuration, sweep.configuration.teacher
-    if teacher is None:
-        return None
+    each = sweep.configuration.of_each_teacher().values()
+    cards = read_cards(sweep.folder, len(each))
+    return [
+        _describe_teacher(store, single, card, summary)
+        for single, card in zip(each, cards, strict=True)
+    ]
+
+
+def _describe_teacher(
+    store: Store, configuration: Configuration, card: TeacherCard | None, summary: DataSummary
+) -> Values:
+    teacher = configuration.teacher
+    assert teacher is not None
     augmentation = resolve_augmentation(configuration.data, summary)
     folder = store.teachers / fit.fingerprint(configuration, summary.fingerprint, augmentation)
-    card = read_card(sweep.folder) or (None if fit.damage(folder) else fit.card(folder))
+    card = card or (None if fit.damage(folder) else fit.card(folder))
     parts, recorded = ("validation/", "test/"), card.get("metrics", {}) if card else {}
     metrics = {name: value for name, value in recorded.items() if name.startswith(parts)}
     description = {

@@ -29,7 +29,7 @@ def model_card(settings: ExportSettings) -> str:
     environment.filters["one_line"] = _one_line
     over_seeds = settings.over_seeds
     return environment.get_template("model_card.md.jinja").render(
-        settings.plain(),
+        {"teachers": [], "ensemble": {}} | settings.plain(),
         front=_front(settings),
         tested=_tested(settings.source),
         metrics=_table(settings.source.metrics, lambda value: f"{value:.4f}"),
@@ -47,7 +47,8 @@ def _front(settings: ExportSettings) -> str:
         "dataset": {"name": data.name, "type": data.name, "split": part},
         "metrics": [{"type": "accuracy", "name": f"{part} accuracy", "value": value}],
     }
-    distilled = ["knowledge-distillation"] if settings.teacher or settings.uses_peers else []
+    uses_others = settings.teacher or settings.teachers or settings.uses_peers
+    distilled = ["knowledge-distillation"] if uses_others else []
     values = {
         "tags": ["image-classification", *distilled, settings.method.name, settings.network.name],
         "pipeline_tag": "image-classification",

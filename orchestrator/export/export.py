@@ -26,9 +26,10 @@ from orchestrator.data.pictures import CLEAN_SHARE
 from orchestrator.data.prepare import describe
 from orchestrator.export._description import (
     describe_data,
+    describe_ensemble,
     describe_method,
     describe_network,
-    describe_teacher,
+    describe_teachers,
     describe_training,
     needs_teacher,
 )
@@ -109,6 +110,8 @@ def export(
     _require_free(target)
     chosen = students[letter]
     network = _network(chosen.network, summary, folder / FILES[weights], trial)
+    needed = needs_teacher(configuration)
+    teachers = describe_teachers(store, sweep, summary) if needed else []
     settings = ExportSettings(
         format=FORMAT,
         form=form,
@@ -139,7 +142,9 @@ def export(
         over_seeds=average_over_seeds(sweep, trial, letter),
         searched=trial.settings,
         data=describe_data(configuration, summary),
-        teacher=(describe_teacher(store, sweep, summary) if needs_teacher(configuration) else None),
+        teacher=teachers[0] if len(teachers) == 1 else None,
+        teachers=teachers if len(teachers) > 1 else [],
+        ensemble=describe_ensemble(configuration, trial.metrics) if len(teachers) > 1 else {},
         uses_peers=uses_peers(sweep, trial),
         method=describe_method(configuration),
         training=describe_training(chosen.training, chosen.network),

@@ -139,6 +139,8 @@ class ExportSettings(StudentSettings):
     searched: Values
     data: UsedData
     teacher: Values | None
+    teachers: list[Values] = []  # several, instead of one
+    ensemble: Values = {}  # how their logits were averaged
     uses_peers: bool = Field(alias="hears_others")
     method: UsedMethod
     training: Values
@@ -147,8 +149,8 @@ class ExportSettings(StudentSettings):
     checked: Checked | None = None  # written last
 
     def plain(self) -> dict[str, Any]:
-        """Return the settings as JSON values; `code` only if there is some."""
-        without = {"code"} if not self.code else None
+        """Return the settings as JSON values; code and several teachers only if there are any."""
+        without = {name for name in ("code", "teachers", "ensemble") if not getattr(self, name)}
         return self.model_dump(mode="json", by_alias=True, exclude=without)
 
 

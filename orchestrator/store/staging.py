@@ -60,16 +60,21 @@ def stage_on_node(spec: TrialSpec, context: "TrialContext") -> TrialSpec:
         return spec
     root, given = local_folder(spec.uri), spec.root
 
-    def bring() -> dict[str, Path]:
+    def bring() -> dict[str, Path | tuple[Path, ...]]:
         remote = Remote(spec.uri)
-        names = {
-            key: getattr(spec, key).relative_to(given).as_posix()
-            for key in MARKS
+
+        def fetch(folder: Path, mark: str) -> Path:
+            name = folder.relative_to(given).as_posix()
+            return fetch_once(remote, name, root / name, mark, context.heartbeat)
+
+        single = {
+            key: fetch(getattr(spec, key), mark)
+            for key, mark in MARKS.items()
             if getattr(spec, key)
         }
         return {
-            key: fetch_once(remote, name, root / name, MARKS[key], context.heartbeat)
-            for key, name in names.items()
+            **single,
+            "teachers": tuple(fetch(each, MARKS["teacher"]) for each in spec.teachers),
         }
 
     local_folders = disk.raise_on_all_ranks(context, bring, root, away=spec.uri)

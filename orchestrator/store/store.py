@@ -13,7 +13,7 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,12 @@ class Store:
         )
 
     def folders(
-        self, trials: Path, data: Path, teacher: Path | None = None, knowledge: Path | None = None
+        self, trials: Path, data: Path, teachers: Sequence[Path] = (), knowledge: Path | None = None
     ) -> Folders:
         """Return the folders that the trials of a run share, for this store."""
         root = self.root if self.uri else None
-        return Folders(trials, data, teacher, knowledge, self.uri, root)
+        one, several = (teachers[0], ()) if len(teachers) == 1 else (None, tuple(teachers))
+        return Folders(trials, data, one, knowledge, self.uri, root, several)
 
     def locate(self, spec: TrialSpec) -> TrialSpec:
         """Return a specification whose folders are below the root of this store."""
@@ -358,6 +359,7 @@ STORE_FILES: dict[str, str] = {
     "sweeps/NAME/sweep.copy.json": "copy of sweep.json, read if that is damaged",
     "sweeps/NAME/data.json": "copy of the record of the prepared data; an export needs no data",
     "sweeps/NAME/teacher.json": "copy of the record of the teacher",
+    "sweeps/NAME/teacher-N.json": "copy of the record of each of several teachers",
     "sweeps/NAME/code/*": "copies of the files of `--code`; a record that is never executed",
     "sweeps/NAME/environment.json": "commit, versions and machine of the last start",
     "sweeps/NAME/study.log": "Optuna's journal",

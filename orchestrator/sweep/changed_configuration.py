@@ -1,5 +1,6 @@
 """Check a configuration against the sweep that is resumed; an error names each difference."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from orchestrator.store.records import Sweep
 from orchestrator.sweep.space_snapshot import Described, differences
 
 GROWING = {"search": ("trials", "time_budget")}  # set by `--trials` and `--time-budget`
-SETTLED = ("teacher.mode", "data.augmentation")  # `auto` is resolved when a sweep starts
+# `auto` is resolved when a sweep starts
+SETTLED = re.compile(r"(teacher|teachers\.\d+)\.mode|data\.augmentation")
 RESUME = "--resume"
 NAMED = 5  # differences in one message
 
@@ -157,14 +159,17 @@ def _list_changes(
         ]:
             continue
         one, other = file_values.get(key), sweep_values.get(key)
-        if (
+        if key == "teachers" and one and other and len(inner) == len(one) == len(other):
+            for number, given in enumerate(inner):
+                changes += _list_changes(given, one[number], other[number], f"{key}.{number}.")
+        elif (
             isinstance(inner, dict)
             and isinstance(one, dict)
             and isinstance(other, dict)
             and set(inner) <= set(one)
         ):
             changes += _list_changes(inner, one, other, f"{path}{key}.")
-        elif one != other and not (path + key in SETTLED and one == "auto"):
+        elif one != other and not (SETTLED.fullmatch(path + key) and one == "auto"):
             changes.append(f"{path}{key} = {one}, and the sweep has {other}")
     return changes
 

@@ -26,13 +26,13 @@ from orchestrator.store.checkpoint_storage import LIGHT, checkpoint_storage
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import SharedGroups, open_own_groups, use_shared_groups
-from orchestrator.sweep._teacher_warnings import report_teacher, worse_than_student
+from orchestrator.sweep._teacher_warnings import report_teachers, worse_than_student
 from orchestrator.sweep.checkpoint_retention import remove_losers
 from orchestrator.sweep.events import Events, RunDisplay, StepDisplay
 from orchestrator.sweep.run_facts import RunFacts, find_facts
 from orchestrator.teacher.access import TeacherAccess
-from orchestrator.teacher.acquire import TrialDispatcher, acquire_teacher
-from orchestrator.teacher.card import CARD, TEACHER
+from orchestrator.teacher.acquire import TrialDispatcher, acquire_teachers
+from orchestrator.teacher.quality import keep_cards
 
 MLFLOW_S = 10.0  # for unsent records, after an interruption
 
@@ -308,25 +308,23 @@ def _prepare_folders(
     events: Events,
     tracker: Any,
 ) -> Folders:
-    """Acquire the teacher, if there is one, and return the folders that every trial reads."""
+    """Acquire the teachers, if there are any, and return the folders that every trial reads."""
     trials = sweep.folder / "trials"
-    if sweep.configuration.teacher:
-        display.preparing("preparing the teacher")
-        folder, card, seconds = acquire_teacher(
-            store,
-            sweep.configuration,
-            data,
-            dispatcher_client,
-            display.teacher_epoch,
-            facts.teacher,
-        )
-        assert teacher_access is not None
-        TEACHER.keep(sweep.folder / CARD, card)
-        report_teacher(card, data, display.teacher_ready, events.note)
-        display.preparing(f"the teacher is {teacher_access.words}")
-        tracker.teacher_ready(card["metrics"], seconds, teacher_access.words)
-        return store.folders(trials, data, folder, teacher_access.folder)
-    return store.folders(trials, data)
+    if teacher_access is None:
+        return store.folders(trials, data)
+    display.preparing("preparing the teacher")
+    teachers = acquire_teachers(
+        store, sweep.configuration, data, dispatcher_client, display.teacher_epoch, facts.teachers
+    )
+    cards = [teacher.card for teacher in teachers]
+    keep_cards(sweep.folder, cards)
+    report_teachers(cards, data, display.teacher_ready, events.note)
+    subject = "the teacher is" if len(teachers) == 1 else "the teachers are"
+    display.preparing(f"{subject} {teacher_access.words}")
+    seconds = sum(teacher.seconds for teacher in teachers)
+    tracker.teachers_ready([card["metrics"] for card in cards], seconds, teacher_access.words)
+    folders = [teacher.folder for teacher in teachers]
+    return store.folders(trials, data, folders, teacher_access.folder)
 
 
 def _train_single(

@@ -16,12 +16,12 @@ class RunFacts:
     Attributes:
         influence_actors: Influence actors of each worker group.
         uses_teacher: Whether a method uses outputs of the teacher.
-        teacher: Folder of the teacher, which may not exist yet; None without a teacher.
+        teachers: Folder of each teacher, which may not exist yet.
     """
 
     influence_actors: int
     uses_teacher: bool
-    teacher: Path | None
+    teachers: tuple[Path, ...]
 
 
 def find_facts(store: Store, configuration: Configuration, kind: str, data: Path) -> RunFacts:
@@ -37,9 +37,10 @@ def find_facts(store: Store, configuration: Configuration, kind: str, data: Path
     from orchestrator.config.method_variants import build_all_variants
     from orchestrator.teacher.fit import teacher_folder
 
+    teachers = configuration.of_each_teacher().values()
     needs = [method.needs for method in build_all_variants(configuration, kind == "sweep")]
     return RunFacts(
         count_influence_actors(configuration, kind),
         any(each.teacher or each.features for each in needs),
-        teacher_folder(store, configuration, data) if configuration.teacher else None,
+        tuple(teacher_folder(store, single, data) for single in teachers),
     )

@@ -100,6 +100,11 @@ def described_data(configuration: Configuration, data: Path) -> Described:
     found["data"] |= {"contents": summary.contents} if summary.contents else {}
     if configuration.teacher and (weights := _describe_weights(configuration.teacher.network)):
         found["weights"] = weights
+    found |= {
+        f"teachers.{number}.network.weights": weights
+        for number, teacher in enumerate(configuration.teachers)
+        if (weights := _describe_weights(teacher.network))
+    }
     given = {
         network_key(letter): _describe_weights(student.network)
         for letter, student in configuration.students.items()

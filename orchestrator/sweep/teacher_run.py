@@ -1,4 +1,4 @@
-"""Acquire a teacher without training students, and precompute its outputs."""
+"""Acquire the teachers without training students, and precompute their outputs."""
 
 from pathlib import Path
 
@@ -10,12 +10,11 @@ from orchestrator.core.signals import stoppable
 from orchestrator.data.prepare import describe
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import open_dispatcher
-from orchestrator.sweep._teacher_warnings import report_teacher
+from orchestrator.sweep._teacher_warnings import report_teachers
 from orchestrator.sweep.driver import explain_data
 from orchestrator.sweep.events import StepDisplay
 from orchestrator.teacher.access import TeacherAccess
-from orchestrator.teacher.acquire import acquire_teacher
-from orchestrator.teacher.card import TeacherCard
+from orchestrator.teacher.acquire import AcquiredTeacher, acquire_teachers
 from orchestrator.teacher.precompute import (
     PrecomputeProgress,
     distribute_views,
@@ -36,12 +35,8 @@ def prepare_teacher(
     local: bool,
     cache: TeacherAccess | None,
     precompute_progress: PrecomputeProgress | None,
-) -> tuple[Path, TeacherCard, float]:
-    """Acquire the teacher without training students; precompute its `cache` if requested.
-
-    Returns:
-        The teacher's folder, its card, and its cost in seconds.
-    """
+) -> list[AcquiredTeacher]:
+    """Acquire all teachers without training students; precompute their `cache` if requested."""
     summary = describe(configuration.data, store.root, configuration.data.seed)
     views = views_to_precompute(configuration, summary.augmentation) if precompute_progress else []
     jobs = max(len(views), 1)
@@ -60,15 +55,15 @@ def prepare_teacher(
             lambda: jobs,
         ) as (dispatcher_client, concurrency),
     ):
-        teacher = acquire_teacher(
+        teachers = acquire_teachers(
             store, configuration, data, dispatcher_client, display.teacher_epoch
         )
-        report_teacher(teacher[1], data, display.teacher_ready, display.note)
+        cards = [teacher.card for teacher in teachers]
+        report_teachers(cards, data, display.teacher_ready, display.note)
         if precompute_progress:
             assert cache is not None and cache.folder is not None, (
                 "a teacher without a cache is refused earlier"
             )
-            folders = store.folders(store.teachers / "groups", data, teacher[0], cache.folder)
             features = any(
                 uses_teacher_bank(method, configuration.training.epochs)
                 for method in build_all_variants(configuration, searching=True)
@@ -82,15 +77,26 @@ def prepare_teacher(
                 )
             )
             shares = distribute_views(views, max(concurrency(), 1), everywhere=cache.of_each_node)
-            display.preparing(f"precomputing {len(views)} views in {cache.folder}")
-            precompute_progress.begin(sum(map(len, shares)), summary.sizes.train)
-            precompute_views(
-                configuration,
-                folders,
-                shares,
-                features,
-                stages,
-                dispatcher_client,
-                precompute_progress,
+            precomputed = [
+                (single, teacher.folder)
+                for single, teacher in zip(
+                    configuration.of_each_teacher().values(), teachers, strict=True
+                )
+                if single.teacher and single.teacher.mode != "online"
+            ]
+            display.preparing(
+                f"precomputing {len(views) * len(precomputed)} views in {cache.folder}"
             )
-        return teacher
+            precompute_progress.begin(sum(map(len, shares)) * len(precomputed), summary.sizes.train)
+            for number, (single, folder) in enumerate(precomputed):
+                precompute_views(
+                    single,
+                    store.folders(store.teachers / "groups", data, [folder], cache.folder),
+                    shares,
+                    features,
+                    stages,
+                    dispatcher_client,
+                    precompute_progress,
+                    number * len(shares),
+                )
+        return teachers

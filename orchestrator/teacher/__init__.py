@@ -7,6 +7,7 @@ __all__ = [
     "acquire",
     "cache",
     "card",
+    "ensemble",
     "faiss_index",
     "fit",
     "frozen",

@@ -5,13 +5,13 @@ The decision is made once per run, before anything starts.
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from orchestrator.config import sizes
 from orchestrator.config.resources import cluster_address
-from orchestrator.config.schema import Configuration
+from orchestrator.config.schema import Configuration, Teacher
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.core.paths import read_path
 from orchestrator.data.dataset import DataSummary
@@ -23,22 +23,28 @@ NODE_CACHE = Path("~/.cache/distillation-orchestrator/knowledge")  # the worker 
 
 @dataclass(frozen=True)
 class TeacherAccess:
-    """The source of the teacher's outputs: a cache, or the teacher at every step.
+    """The source of the outputs of the teachers: a cache, or the teachers at every step.
 
     Attributes:
-        folder: The folder of the cache; None if the teacher runs at every step.
+        folder: The folder of the cache; None if all teachers run at every step.
         words: A description for users.
         of_each_node: Whether every node has its own cache.
+        online: The keys of the teachers that run at every step although others are cached.
     """
 
     folder: Path | None
     words: str
     of_each_node: bool = False
+    online: tuple[str, ...] = ()
 
-    @property
-    def mode(self) -> Literal["cached", "online"]:
-        """Return the mode in force, with `auto` resolved."""
-        return "cached" if self.folder else "online"
+    def resolve(self, teachers: Mapping[str, Teacher]) -> dict[str, Teacher]:
+        """Return the teachers, by key, with the mode in force instead of `auto`."""
+        return {
+            key: teacher.model_copy(
+                update={"mode": "cached" if self.folder and key not in self.online else "online"}
+            )
+            for key, teacher in teachers.items()
+        }
 
 
 def decide_access(
@@ -49,11 +55,12 @@ def decide_access(
     reserve_bytes: int = SPARE_BYTES,
     clean_bytes: int = 0,
 ) -> TeacherAccess:
-    """Return whether the teacher's outputs are cached, or computed online.
+    """Return whether the outputs of the teachers are cached, or computed online.
 
     They are computed online if the configuration requests it, or if the mode is `auto` and the
-    cache does not fit. Call this once per run, before Ray starts: afterwards every process has the
-    address of a cluster.
+    cache does not fit. The cache of several teachers is counted as a whole; if it does not fit,
+    those with the mode `auto` are computed online. Call this once per run, before Ray starts:
+    afterwards every process has the address of a cluster.
 
     Args:
         store: The store of the run.
@@ -68,39 +75,59 @@ def decide_access(
         ConfigurationError: `teacher.mode` is `cached` and the cache exceeds its limit or the free
             disk space, or the folder of the cache cannot be used.
     """
-    teacher = configuration.teacher
-    assert teacher is not None
+    teachers = configuration.named_teachers
     cluster = not local and cluster_address(configuration.resources) is not None
-    needed = (
-        sizes.cache_bytes(configuration, data.sizes.train, len(data.classes), data.augmentation)
-        + clean_bytes
-    )
-    views = sizes.views(configuration) if sizes.varies(configuration, data.augmentation) else 0
-    size = sizes.format_bytes(needed) + (f" for {views} views and the clean one" if views else "")
-    if teacher.mode == "online":
-        return TeacherAccess(None, "computed online at every step (teacher.mode = online)")
+    first, settings = next(iter(teachers.items()))  # the cache and its limit are those of all
+    cached = [key for key, teacher in teachers.items() if teacher.mode != "online"]
+    if not cached:
+        return TeacherAccess(None, f"computed online at every step ({first}.mode = online)")
     if cluster:
-        folder = _cluster_folder(teacher.cache)
+        folder = _cluster_folder(settings.cache)
     else:
-        folder = _local_folder(teacher.cache or store.knowledge)
-    excess = _describe_excess(needed, teacher.cache_gib, None if cluster else folder, reserve_bytes)
-    if not excess:
-        return TeacherAccess(
-            folder, f"cached in {folder}{' of each node' if cluster else ''}, {size}", cluster
+        folder = _local_folder(settings.cache or store.knowledge)
+    while True:
+        chosen = configuration.with_teachers({key: teachers[key] for key in cached})
+        needed, size = _measure(chosen, data, clean_bytes)
+        online = tuple(key for key in teachers if key not in cached)
+        excess = _describe_excess(
+            needed,
+            f"{first}.cache_gib",
+            settings.cache_gib,
+            None if cluster else folder,
+            reserve_bytes,
         )
-    if teacher.mode == "auto":
-        return TeacherAccess(
-            None, f"computed online at every step: a cache would take {size}, and {excess}"
-        )
-    limited = needed > teacher.cache_gib * 2**30
+        if not excess:
+            words = f"cached in {folder}{' of each node' if cluster else ''}, {size}"
+            words += f"; {', '.join(online)} online at every step" if online else ""
+            return TeacherAccess(folder, words, cluster, online)
+        kept = [key for key in cached if teachers[key].mode == "cached"]
+        if not kept:
+            return TeacherAccess(
+                None, f"computed online at every step: a cache would take {size}, and {excess}"
+            )
+        if kept == cached:
+            break
+        cached = kept
+    limited = needed > settings.cache_gib * 2**30
     raise ConfigurationError(
-        f"teacher.mode = cached takes {size}, and {excess}: raise teacher.cache_gib, lower "
-        "data.views, name another folder with teacher.cache, or set teacher.mode=auto"
+        f"{kept[0]}.mode = cached takes {size}, and {excess}: raise {first}.cache_gib, lower "
+        f"data.views, name another folder with {first}.cache, or set {kept[0]}.mode=auto"
     ).with_details(
-        "teacher.cache_gib" if limited else "teacher.cache",
-        teacher.cache_gib if limited else str(folder),
+        f"{first}.cache_gib" if limited else f"{first}.cache",
+        settings.cache_gib if limited else str(folder),
         (needed / 2**30, None) if limited else f"{sizes.format_bytes(needed + reserve_bytes)} free",
     )
+
+
+def _measure(configuration: Configuration, data: DataSummary, clean_bytes: int) -> tuple[int, str]:
+    """Return the bytes of the cache of all teachers of a configuration, and a text of them."""
+    needed = clean_bytes + sizes.cache_bytes(
+        configuration, data.sizes.train, len(data.classes), data.augmentation
+    )
+    varies = sizes.varies(configuration, data.augmentation)
+    views = f" for {sizes.views(configuration)} views and the clean one" if varies else ""
+    number = len(configuration.named_teachers)
+    return needed, sizes.format_bytes(needed) + views + (f" of {number} teachers" * (number > 1))
 
 
 def _cluster_folder(folder: Path | None) -> Path:
@@ -132,13 +159,15 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _describe_excess(needed: int, limit_gib: float, folder: Path | None, reserve_bytes: int) -> str:
+def _describe_excess(
+    needed: int, limit: str, limit_gib: float, folder: Path | None, reserve_bytes: int
+) -> str:
     """Return the limit that the cache exceeds, as text; "" if it fits.
 
     The disk of another node (folder None) is not checked: its free space is unknown here.
     """
     if needed > limit_gib * 2**30:
-        return f"teacher.cache_gib = {limit_gib:g}"
+        return f"{limit} = {limit_gib:g}"
     if folder is None:
         return ""
     free = shutil.disk_usage(_existing(folder)).free + _cached_bytes(folder)

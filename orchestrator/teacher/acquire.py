@@ -4,13 +4,14 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
 from orchestrator.config.schema import Configuration
+from orchestrator.config.teacher_keys import naming_teacher
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.reports import EpochRecord, Report, TrialFailure
@@ -44,7 +45,7 @@ class TrialDispatcher(Protocol):
 
 
 def check_weights(store: Store, configuration: Configuration, data: Path) -> None:
-    """Adopt given weights before anything expensive starts.
+    """Adopt given weights of all teachers before anything expensive starts.
 
     A damaged teacher in the store is set aside, and created again.
 
@@ -56,9 +57,14 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
     Raises:
         ConfigurationError: The weights do not fit the network or the data.
     """
+    for key, single in configuration.of_each_teacher().items():
+        with naming_teacher(key):
+            _check_weights(store, single, data)
+
+
+def _check_weights(store: Store, configuration: Configuration, data: Path) -> None:
     teacher = configuration.teacher
-    if teacher is None:
-        return
+    assert teacher is not None
     folder = fit.teacher_folder(store, configuration, data)
     if damage := fit.damage(folder):
         log.warning(
@@ -70,6 +76,52 @@ def check_weights(store: Store, configuration: Configuration, data: Path) -> Non
         fit.adopt_weights(folder, teacher, data)
 
 
+class AcquiredTeacher(NamedTuple):
+    """A teacher that is ready.
+
+    Attributes:
+        folder: Its folder in the store.
+        card: Its card.
+        seconds: Seconds that its acquisition took.
+    """
+
+    folder: Path
+    card: TeacherCard
+    seconds: float
+
+
+def acquire_teachers(
+    store: Store,
+    configuration: Configuration,
+    data: Path,
+    dispatcher_client: TrialDispatcher,
+    on_epoch: EpochCallback,
+    folders: Sequence[Path | None] = (),
+) -> list[AcquiredTeacher]:
+    """Return all teachers of a configuration in order, each as `acquire_teacher` does.
+
+    Args:
+        store: The store of the run.
+        configuration: The configuration, with teachers.
+        data: The folder of the prepared data.
+        dispatcher_client: The backend that trains and evaluates.
+        on_epoch: Called with the epoch and its metrics after every epoch of a fitting.
+        folders: The `teacher_folder` of each teacher; empty: they are found here.
+
+    Raises:
+        ConfigurationError: As `acquire_teacher`; the error names the key of the teacher.
+        PreflightError: As `acquire_teacher`.
+    """
+    acquired = []
+    each = configuration.of_each_teacher()
+    for (key, single), folder in zip(each.items(), folders or [None] * len(each), strict=True):
+        with naming_teacher(key):
+            acquired.append(
+                acquire_teacher(store, single, data, dispatcher_client, on_epoch, folder)
+            )
+    return acquired
+
+
 def acquire_teacher(
     store: Store,
     configuration: Configuration,
@@ -77,8 +129,8 @@ def acquire_teacher(
     dispatcher_client: TrialDispatcher,
     on_epoch: EpochCallback,
     folder: Path | None = None,
-) -> tuple[Path, TeacherCard, float]:
-    """Return the teacher's folder and card; fit or evaluate the teacher first if necessary.
+) -> AcquiredTeacher:
+    """Return the single teacher of a configuration; fit or evaluate it first if necessary.
 
     A teacher that was not fitted here is evaluated on the validation part once. Its card holds the
     metrics from then on.
@@ -92,7 +144,7 @@ def acquire_teacher(
         folder: The `teacher_folder`; None: it is found here, which imports torch.
 
     Returns:
-        The folder, the card, and the seconds that this call took.
+        The teacher.
 
     Raises:
         ConfigurationError: The teacher could not be fitted or evaluated, or its metrics are not
@@ -115,7 +167,7 @@ def acquire_teacher(
                 )
     card = fit.card(folder)
     assert card is not None
-    return folder, card, time.monotonic() - start
+    return AcquiredTeacher(folder, card, time.monotonic() - start)
 
 
 def evaluate_on_test(

@@ -9,6 +9,7 @@ from orchestrator.store.record_file import STRICT, Plain, RecordSchema
 
 CARD = "teacher.json"  # in the folder of a teacher; the folder of a sweep has a copy
 WEIGHTS = "weights.safetensors"  # in the folder of a teacher
+CARDS = "teacher-{}.json"  # the copies of several teachers, by number
 Size = Annotated[int, Field(ge=1, le=10**6)]
 
 

@@ -13,11 +13,11 @@ from orchestrator.teacher.card import CARD, TEACHER
 
 
 def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, data: Path) -> None:
-    """Copy the teacher of a sweep to the fingerprint that it has with `data`.
+    """Copy the teachers of a sweep to the fingerprints that they have with `data`.
 
     The data were prepared again from another path; the caller has verified that they are the same.
-    Nothing is copied if the fingerprint has not changed, if the teacher was not fitted yet, or if
-    its weights were given.
+    A teacher is not copied if its fingerprint has not changed, if it was not fitted yet, or if its
+    weights were given.
 
     Args:
         store: The store of the sweep.
@@ -25,13 +25,20 @@ def carry_teacher_over(store: Store, sweep: Path, configuration: Configuration, 
         configuration: The configuration of the sweep, with the new path.
         data: The folder of the data as they are prepared now.
     """
-    teacher = configuration.teacher
-    if teacher is None or teacher.network.weights:
-        return
+    fitted = [
+        single
+        for single in configuration.of_each_teacher().values()
+        if single.teacher and not single.teacher.network.weights
+    ]
     try:
-        before = read_summary(sweep).fingerprint
+        before = read_summary(sweep).fingerprint if fitted else ""
     except (ConfigurationError, KeyError):
         return  # the sweep was interrupted before it wrote a summary
+    for single in fitted:
+        _carry_over(store, single, before, data)
+
+
+def _carry_over(store: Store, configuration: Configuration, before: str, data: Path) -> None:
     dataset = Dataset.open(data)
     policy = resolve_augmentation(configuration.data, name=dataset.name)
     old, new = (

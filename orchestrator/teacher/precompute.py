@@ -67,6 +67,7 @@ def precompute_views(
     stages: tuple[str, ...],
     dispatcher_client: TrialDispatcher,
     show: PrecomputeProgress,
+    first_job: int = 0,
 ) -> None:
     """Precompute the views; return when all are cached. If one job fails, stop the others.
 
@@ -78,6 +79,7 @@ def precompute_views(
         stages: Stages whose feature maps of the clean view to cache.
         dispatcher_client: The backend that runs the jobs.
         show: Receives the progress.
+        first_job: The number of the first job in the display: each teacher has its own jobs.
 
     Raises:
         TrialError: A job failed or ended early; it has the job's message.
@@ -112,7 +114,7 @@ def precompute_views(
         )
         threading.Thread(target=_follow, args=follow, name=job.name, daemon=True).start()
     try:
-        _show(shares, reports, show)
+        _show(shares, reports, show, first_job)
     finally:
         for job in jobs:
             dispatcher_client.stop(job.name)
@@ -137,19 +139,19 @@ def _follow(
         reports.put((number, report))
 
 
-def _show(shares: list[Share], reports: _Reports, show: PrecomputeProgress) -> None:
+def _show(shares: list[Share], reports: _Reports, show: PrecomputeProgress, first_job: int) -> None:
     computed = [0] * len(shares)
     while computed != [len(share) for share in shares]:
         job, report = reports.get()
         if isinstance(report, TrialFailure | Exception):
             raise _failure(report)
         if isinstance(report, SampleProgress):
-            show.progress(job, computed[job], report.samples)
+            show.progress(first_job + job, computed[job], report.samples)
             continue
         computed[job] = report.epoch
         view = shares[job][report.epoch - 1]
         show.view_precomputed(view, report.metrics, list(report.notes))
-        show.progress(job, report.epoch, 0)
+        show.progress(first_job + job, report.epoch, 0)
         if report.done and report.epoch < len(shares[job]):
             raise TrialError(
                 f"the cache could not be precomputed: job {job} ended after {computed[job]} of "

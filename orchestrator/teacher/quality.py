@@ -1,15 +1,17 @@
 """Read a teacher's validation accuracy from its card, and compare it with chance and students."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.core.errors import ConfigurationError
-from orchestrator.teacher.card import CARD, TEACHER, TeacherCard
+from orchestrator.teacher.card import CARD, CARDS, TEACHER, TeacherCard
 
 ACCURACY = "validation/accuracy"
+ENSEMBLE = re.compile(r"(a/)?ensemble/")  # begin of the metrics of a trial with several teachers
 NOISE = 3.0  # standard errors above guessing within which an accuracy counts as chance
 
 
@@ -110,10 +112,48 @@ def guessing_accuracy(class_sizes: Sequence[int]) -> float:
     return max(1 / len(class_sizes), max(class_sizes) / sum(class_sizes))
 
 
-def read_card(folder: Path) -> TeacherCard | None:
-    """Return the card of the teacher in the folder of a sweep; None without a readable card."""
+def keep_cards(folder: Path, cards: Sequence[TeacherCard]) -> None:
+    """Write the cards of all teachers of a sweep to its folder."""
+    for name, card in zip(_names(len(cards)), cards, strict=True):
+        TEACHER.keep(folder / name, card)
+
+
+def _names(count: int) -> list[str]:
+    return [CARD][:count] if count <= 1 else [CARDS.format(number) for number in range(count)]
+
+
+def read_cards(folder: Path, count: int) -> list[TeacherCard | None]:
+    """Return the cards of all teachers of a sweep; None for one without a readable card."""
+    return [_read_card(folder / name) for name in _names(count)]
+
+
+def read_qualities(folder: Path, count: int) -> list[TeacherQuality | None]:
+    """Return the quality of all teachers of a sweep; None for one without a readable card."""
+    return [card and TeacherQuality.of_card(card) for card in read_cards(folder, count)]
+
+
+def describe_teachers(folder: Path, count: int) -> list[str]:
+    """Return a line on each teacher of a sweep that has a readable card; several are numbered."""
+    return [
+        f"{number}: {quality.words}" if count > 1 else quality.words
+        for number, quality in enumerate(read_qualities(folder, count))
+        if quality is not None
+    ]
+
+
+def select_ensemble(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return `accuracy` and `weight_N` of the average of several teachers, of a trial's metrics.
+
+    They are the same for all students of the trial.
+    """
+    return {
+        ENSEMBLE.sub("", name): value for name, value in metrics.items() if ENSEMBLE.match(name)
+    }
+
+
+def _read_card(file: Path) -> TeacherCard | None:
     try:
-        card = TEACHER.read(folder / CARD)
+        card = TEACHER.read(file)
         TeacherQuality.of_card(card)
     except (ConfigurationError, LookupError, ValueError, TypeError):
         return None
@@ -121,9 +161,5 @@ def read_card(folder: Path) -> TeacherCard | None:
 
 
 def read_quality(folder: Path) -> TeacherQuality | None:
-    """Return the quality of the teacher with its card in a folder; None without a card.
-
-    A card that cannot be read counts as missing.
-    """
-    card = read_card(folder)
-    return TeacherQuality.of_card(card) if card is not None else None
+    """Return the quality of the single teacher of a sweep; None without a readable card."""
+    return read_qualities(folder, 1)[0]

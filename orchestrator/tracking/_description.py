@@ -12,7 +12,7 @@ from orchestrator.core.program import program_name
 from orchestrator.data.dataset import DataSummary
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import read_qualities
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's interface shows as a description
 # Placeholder in a description for the address of its run in MLflow's interface; sending fills it in
@@ -26,11 +26,10 @@ STATES = {"complete": "complete", "stopped_early": "stopped early", "failed": "f
 
 def tags(configuration: Configuration, methods: str) -> dict[str, str]:
     """Return the tags that runs are filtered by, as in `tags.method = 'kd'`."""
-    teacher = configuration.teacher.network.name if configuration.teacher else "none"
     return {
         "method": methods,
         "student": configuration.student.name,
-        "teacher": teacher,
+        "teacher": configuration.teacher_names or "none",
         "data": configuration.data.name,
     }
 
@@ -101,12 +100,13 @@ def dataset(configuration: Configuration, summary: DataSummary) -> dict[str, str
 
 def _summary(sweep: Sweep, state: str, best: Trial | None) -> str:
     configuration, many = sweep.configuration, len(sweep.trials)
-    if configuration.teacher:
-        teacher = f", teacher `{configuration.teacher.network.name}`"
-    else:
-        teacher = ", no teacher"
-    if quality := read_quality(sweep.folder):
-        teacher += f" ({quality.accuracy_in_words})"
+    teachers = configuration.named_teachers.values()
+    qualities = read_qualities(sweep.folder, len(teachers))
+    parts = [
+        f"`{teacher.network.name}`" + (f" ({quality.accuracy_in_words})" if quality else "")
+        for teacher, quality in zip(teachers, qualities, strict=True)
+    ]
+    teacher = f", teacher{'s' * (len(parts) > 1)} {', '.join(parts)}" if parts else ", no teacher"
     trials = "1 trial" if many == 1 else f"{many} trials"
     summary = (
         f"**{state}**: {trials} of {searched_methods(configuration)} on {configuration.data.name}, "

@@ -36,9 +36,11 @@ def split_by_run(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values under dotted names, as text."""
+    """Return nested values under dotted names, as text; teachers of a list have their numbers."""
     pairs: dict[str, str] = {}
     for name, value in values.items():
+        if name == "teachers":
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, dict):
             inner = flatten(value, f"{prefix}{name}.")
         else:

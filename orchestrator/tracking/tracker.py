@@ -207,13 +207,20 @@ class Tracker:
     def note(self, text: str) -> None:
         """Do nothing: the record of the sweep keeps the note."""
 
-    def teacher_ready(self, metrics: dict[str, float], seconds: float, access: str) -> None:
-        """Record the metrics of the teacher and its access mode on the parent run.
+    def teachers_ready(
+        self, metrics: Sequence[dict[str, float]], seconds: float, access: str
+    ) -> None:
+        """Record the metrics of each teacher and the access mode on the parent run.
 
-        The metrics are recorded once.
+        The metrics are recorded once. Those of several teachers have their numbers.
         """
         self.writer.begin(FIRST_EPOCH_S)
-        known = {**metrics, "seconds": seconds}
+        prefixes = [f"{number}/" for number in range(len(metrics))] if len(metrics) > 1 else [""]
+        known = {
+            f"{prefix}{name}": value
+            for prefix, each in zip(prefixes, metrics, strict=True)
+            for name, value in each.items()
+        } | {"seconds": seconds}
         if not self._progress(PARENT).teacher:
             points = [(f"teacher/{name}", value, now_ms(), 0) for name, value in known.items()]
             self.writer.add(
@@ -221,8 +228,9 @@ class Tracker:
             )
         # The description now contains the teacher's accuracy
         tags = {"teacher.asked": access} | self._note("running")
-        if ACCURACY in metrics:
-            tags["teacher.validation_accuracy"] = f"{metrics[ACCURACY]:.4f}"
+        accuracies = [f"{each[ACCURACY]:.4f}" for each in metrics if ACCURACY in each]
+        if accuracies:
+            tags["teacher.validation_accuracy"] = ", ".join(accuracies)
         self.writer.add(SetTags(run=PARENT, tags=tags))
 
     def end(self, state: str) -> None:

@@ -34,6 +34,7 @@ from orchestrator.training._trial_metrics import (
 from orchestrator.training._trial_teacher import TrialTeacher
 from orchestrator.training.capabilities.component import RunningTrial, Step, StepHooks
 from orchestrator.training.capabilities.components import select_components
+from orchestrator.training.capabilities.teacher_weights import TeacherWeightsComponent
 from orchestrator.training.cost import TrialCost
 from orchestrator.training.metric_names import STOPPED_EPOCH
 from orchestrator.training.process_cache import load_teacher, open_batches
@@ -100,12 +101,13 @@ class _Trainer:
             spec, context, exchange, batches, self.students, self.teacher, self.clock, self.cost
         )
         self.components = self.trial.components
+        self.components += [TeacherWeightsComponent(self.trial)] if spec.teachers else []
         self.components += [kind(self.trial) for kind in select_components(method, self.epochs)]
         self.hooks = StepHooks(self.components)
         teacher = self.teacher
         knowledge = (lambda: teacher.knowledge) if teacher else None
         for student in self.students:
-            student.prepare(knowledge, network and network.network)
+            student.prepare(knowledge, network.network if network else None)
         for component in self.components:
             component.prepare()
         if teacher:

@@ -15,6 +15,7 @@ from orchestrator.config.trial import KNOWLEDGE, TrialSpec
 from orchestrator.core.context import TrialContext
 from orchestrator.data.batches import Batches
 from orchestrator.data.passes import Inputs
+from orchestrator.teacher.ensemble import AnyTeacher
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
@@ -36,7 +37,7 @@ class TrialTeacher:
     """A teacher whose outputs a trial uses. All ranks call its methods together.
 
     Args:
-        network: The teacher.
+        network: The teacher, or the ensemble of several.
         spec: The specification of the trial.
         batches: The batches of this rank.
         context: The context of all ranks of the trial.
@@ -47,7 +48,7 @@ class TrialTeacher:
 
     def __init__(
         self,
-        network: FrozenTeacher,
+        network: AnyTeacher,
         spec: TrialSpec,
         batches: Batches,
         context: TrialContext,
@@ -73,8 +74,14 @@ class TrialTeacher:
         if uses_teacher_bank(method, spec.configuration.training.epochs):
             self.retrieval = build_retrieval(spec, self.source, batches, context)
 
+    @property
+    def single(self) -> FrozenTeacher:
+        """Return the teacher, for a method that several teachers are refused for."""
+        assert isinstance(self.network, FrozenTeacher)
+        return self.network
+
     def _build_source(
-        self, spec: TrialSpec, network: FrozenTeacher, upcoming: Sequence[int] = ()
+        self, spec: TrialSpec, network: AnyTeacher, upcoming: Sequence[int] = ()
     ) -> TeacherOutputSource:
         return compute_teacher_outputs(
             spec, network, self.batches, self.context, self.features, self.stages, upcoming
@@ -120,7 +127,7 @@ class TrialTeacher:
 
     def state_dict(self) -> State:
         """Return the weights that the trial has changed; {} for a teacher of the store."""
-        return dict(self.network.network.state_dict()) if self.changed else {}
+        return dict(self.single.network.state_dict()) if self.changed else {}
 
     def change(self, network: FrozenTeacher) -> None:
         """Use another teacher; its outputs on recurring views are cached for this trial alone."""

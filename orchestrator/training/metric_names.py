@@ -85,6 +85,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "influence/cpu_seconds": ("s", "CPU time of computing the weights"),
     "influence/gpu_seconds": ("s", "wall time of computing the weights, on a GPU"),
     "influence/teacher_accuracy": ("share", "validation accuracy of the updated teacher"),
+    "ensemble/accuracy": ("share", "validation accuracy of the averaged logits of the teachers"),
+    "ensemble/weight_N": ("share", "mean weight of teacher N in the epoch, from 0"),
     "seconds/setup": ("s", "setup of data, networks and process groups, before the first epoch"),
     "seconds/teacher": ("s", "forward passes of the teacher, or reads of its cached outputs"),
     "seconds/retrieval": ("s", "retrieval of similar samples, before the first epoch"),
@@ -122,8 +124,9 @@ FIGURES: dict[str, str] = {
     "distributions": "predicted distributions for a few validation samples",
 }
 LETTER = re.compile(r"^[a-h]/")
+TEACHER = re.compile(r"(?<=^ensemble/weight_)\d$")
 
 
 def is_described(name: str) -> bool:
     """Return whether the table describes a metric; those of student b are named `b/...`."""
-    return LETTER.sub("", name) in METRICS
+    return TEACHER.sub("N", LETTER.sub("", name)) in METRICS

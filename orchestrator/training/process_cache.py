@@ -20,12 +20,15 @@ from orchestrator.data.memory import fits_on_device
 from orchestrator.data.views import Views
 from orchestrator.models.feature_maps import map_shapes
 from orchestrator.teacher.cache import Cache
+from orchestrator.teacher.ensemble import AnyTeacher, EnsembleOutputs, FrozenEnsemble
 from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.teacher.outputs import CachedTeacher, OnlineTeacher
 from orchestrator.teacher.retrieval import Retrieval
 from orchestrator.training._compilation import compile_in_place
 
-TeacherOutputSource = OnlineTeacher | CachedTeacher
+SingleSource = OnlineTeacher | CachedTeacher
+TeacherOutputSource = SingleSource | EnsembleOutputs
+TeacherKey = tuple[Path, torch.device, bool, torch.dtype | None, bool]  # of `open_teacher`
 Find = Callable[[Knowledge, int, int], Neighbours]
 
 open_dataset = lru_cache(maxsize=2)(Dataset.open)
@@ -39,7 +42,9 @@ def open_labelled(folder: Path) -> Dataset:
 
 _shortages: set[str] = set()  # reported shortages of shared memory
 PREDICTIONS = 8  # cached predictions, one for each teacher and share
-_predictions: dict[tuple[str, str, str, int, int], Tensor] = {}
+PredictionKey = tuple[str, str, str, int, int]
+_predictions: dict[PredictionKey, Tensor] = {}
+_logits: dict[PredictionKey, Tensor] = {}  # on the validation part, of several teachers
 
 
 def channels_last(recipe: Training, network: Network) -> bool:
@@ -116,8 +121,28 @@ def loader_wait_s(resources: Resources) -> float:
     return resources.heartbeat_timeout_s / 2
 
 
-def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None:
-    """Return the teacher of a trial, or None if it has none."""
+def load_teacher(spec: TrialSpec, context: TrialContext) -> AnyTeacher | None:
+    """Return the teacher of a trial, the ensemble of several, or None if it has none.
+
+    An ensemble is new in each call, as a trial may train its weights; its teachers are shared.
+    """
+    if spec.teachers:
+        keys = [_teacher_key(each, context) for each in spec.of_each_teacher()]
+        return FrozenEnsemble(
+            _open_teachers(tuple(filter(None, keys))), spec.configuration.ensemble
+        )
+    key = _teacher_key(spec, context)
+    return key and open_teacher(*key)
+
+
+@lru_cache(maxsize=1)
+def _open_teachers(keys: tuple[TeacherKey, ...]) -> tuple[FrozenTeacher, ...]:
+    """Return several teachers, which stay in memory together."""
+    return tuple(open_teacher.__wrapped__(*key) for key in keys)
+
+
+def _teacher_key(spec: TrialSpec, context: TrialContext) -> TeacherKey | None:
+    """Return the arguments of `open_teacher` for the teacher of a trial; None without one."""
     teacher_settings = spec.configuration.teacher
     if spec.teacher is None or teacher_settings is None:
         return None
@@ -126,18 +151,13 @@ def load_teacher(spec: TrialSpec, context: TrialContext) -> FrozenTeacher | None
         context.all_gather_object(half_type(teacher_settings.precision, context.device))
     )
     precision = precisions.pop() if len(precisions) == 1 else None  # mixed devices use float32
-    return open_teacher(
-        spec.teacher,
-        context.device,
-        channels_last(recipe, teacher_settings.network),
-        precision,
-        bool(recipe.compile),
-    )
+    layout = channels_last(recipe, teacher_settings.network)
+    return spec.teacher, context.device, layout, precision, bool(recipe.compile)
 
 
 def compute_teacher_outputs(
     spec: TrialSpec,
-    teacher: FrozenTeacher,
+    teacher: AnyTeacher,
     batches: Batches,
     context: TrialContext,
     features: bool = False,
@@ -158,6 +178,27 @@ def compute_teacher_outputs(
         stages: Stages whose feature maps are required.
         views: The augmented views that will be opened, in this order.
     """
+    if isinstance(teacher, FrozenEnsemble):
+        assert not (features or stages), "methods that use these are refused for several teachers"
+        return EnsembleOutputs(
+            teacher,
+            [
+                _single_source(each, network, batches, context, views=views)
+                for each, network in zip(spec.of_each_teacher(), teacher.teachers, strict=True)
+            ],
+        )
+    return _single_source(spec, teacher, batches, context, features, stages, views)
+
+
+def _single_source(
+    spec: TrialSpec,
+    teacher: FrozenTeacher,
+    batches: Batches,
+    context: TrialContext,
+    features: bool = False,
+    stages: Sequence[str] = (),
+    views: Sequence[int] = (),
+) -> SingleSource:
     teacher_settings = spec.configuration.teacher
     assert teacher_settings is not None
     if (
@@ -221,8 +262,14 @@ def compute_clean_knowledge(
         features: Whether features are needed.
         find: Retrieves samples by the features.
     """
-    source.open_view(None, features)
     labels = torch.as_tensor(batches.dataset.train.labels).to(context.device)
+    if isinstance(source, EnsembleOutputs):
+        logits = [
+            compute_clean_knowledge(each, batches, context, features=False).logits
+            for each in source.sources
+        ]
+        return Knowledge(source.ensemble.average_tables(logits, labels), None, labels, find=find)
+    source.open_view(None, features)
     if isinstance(source, CachedTeacher):
         tables = source.read_all_outputs()
     else:
@@ -250,12 +297,41 @@ def _compute_clean_outputs(
 
 
 def compute_validation_predictions(
-    teacher: FrozenTeacher, batches: Batches, context: TrialContext
+    teacher: AnyTeacher, batches: Batches, context: TrialContext
 ) -> Tensor:
     """Return the teacher's classes for this rank's share of the validation part, in its order.
 
+    The outputs of each network are computed once per process. An ensemble uses no labels.
+    """
+    if isinstance(teacher, FrozenEnsemble):
+        logits = compute_validation_logits(teacher, batches, context)
+        return teacher.average_tables(logits, None).argmax(dim=1)
+    return _once_per_process(
+        _predictions, teacher, batches, context, lambda logits: logits.argmax(dim=1)
+    )
+
+
+def compute_validation_logits(
+    ensemble: FrozenEnsemble, batches: Batches, context: TrialContext
+) -> list[Tensor]:
+    """Return each teacher's logits (n, K) on this rank's share of the validation part, on the CPU.
+
     They are computed once per process.
     """
+    return [
+        _once_per_process(_logits, teacher, batches, context, Tensor.cpu)
+        for teacher in ensemble.teachers
+    ]
+
+
+def _once_per_process(
+    known: dict[PredictionKey, Tensor],
+    teacher: FrozenTeacher,
+    batches: Batches,
+    context: TrialContext,
+    reduce: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return what `reduce` keeps of the logits (B, K) of the validation part, computed if new."""
     key = (
         teacher.fingerprint,
         teacher.precision,
@@ -263,12 +339,12 @@ def compute_validation_predictions(
         context.rank,
         context.world_size,
     )
-    if key not in _predictions:
-        classes: list[Tensor] = []
+    if key not in known:
+        parts: list[Tensor] = []
         for batch in batches.iterate_in_order("validation"):
-            classes.append(teacher(batch.inputs).logits.argmax(dim=1))
+            parts.append(reduce(teacher(batch.inputs).logits))
             context.heartbeat()
-        while len(_predictions) >= PREDICTIONS:  # trials may train their own teachers
-            del _predictions[next(iter(_predictions))]
-        _predictions[key] = torch.cat(classes)
-    return _predictions[key]
+        while len(known) >= PREDICTIONS:  # trials may train their own teachers
+            del known[next(iter(known))]
+        known[key] = torch.cat(parts)
+    return known[key]

@@ -168,7 +168,8 @@ def _compute_teacher_logits(
     teacher = load_teacher(spec, context)
     if teacher is None:
         return None
-    if snapshot.teacher:  # no other trial can use its outputs, so they are not cached
+    if snapshot.teacher and isinstance(teacher, FrozenTeacher):
+        # no other trial can use its outputs, so they are not cached
         source = OnlineTeacher(replace_teacher_weights(teacher, snapshot.teacher))
         return compute_clean_knowledge(source, batches, context, features=False).logits
     return compute_clean_knowledge(

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from orchestrator import api as od
 from orchestrator.api._options import SECTIONS, read_options
-from orchestrator.api._teacher import as_teacher
+from orchestrator.api._teacher import as_teachers
 from tests.api.conftest import Arrays, TwoLayers
 from tests.refusal import refused
 
@@ -129,9 +129,9 @@ def test_a_changed_forward_has_another_name(monkeypatch: pytest.MonkeyPatch) -> 
     assert od.teacher(factories[0]).network.section["name"] == names[0]
     monkeypatch.setitem(globals(), "redefined", one)
     teacher = od.teacher(lambda: redefined())  # type: ignore[name-defined]  # noqa: F821
-    assert as_teacher(teacher) == teacher
+    assert as_teachers(teacher) == (teacher,)
     monkeypatch.setitem(globals(), "redefined", other)
-    again = as_teacher(teacher)
+    (again,) = as_teachers(teacher)
     assert again and again.network.section["name"] != teacher.network.section["name"]
 
 

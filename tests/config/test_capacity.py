@@ -21,6 +21,8 @@ HUGE = (10**31, -(10**23), 10**300, 1e308, -1e308, math.inf, -math.inf, math.nan
 def numbers(section: type[BaseModel] = Configuration, prefix: str = "") -> Iterator[str]:
     """Yield the dotted key of every number."""
     for name, field in section.model_fields.items():
+        if name == "teachers":  # a list of sections as `teacher`
+            continue
         kinds = [field.annotation, *get_args(field.annotation)]
         kinds += [argument for kind in kinds for argument in get_args(kind)]
         below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

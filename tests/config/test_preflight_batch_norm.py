@@ -12,7 +12,13 @@ RESNET = 'student={"name": "resnet18"}'
 
 
 def check(*pairs: str, searching: bool = False, fits_teacher: bool = True, side: int = 32) -> None:
-    check_batch_norm(load(None, list(pairs)), searching, (3, side, side), fits_teacher)
+    configuration = load(None, list(pairs))
+    if configuration.teacher and not fits_teacher:
+        weights = {"weights": "given.safetensors"}
+        network = configuration.teacher.network.model_copy(update=weights)
+        teacher = configuration.teacher.model_copy(update={"network": network})
+        configuration = configuration.with_teachers({"teacher": teacher})
+    check_batch_norm(configuration, searching, (3, side, side))
 
 
 CASES = [

@@ -97,7 +97,7 @@ def test_trials_equal_a_study_and_trainings_by_hand(run: RunSweep, tmp_path: Pat
     (teacher,) = (path.parent for path in store.teachers.glob("*/teacher.json"))
     prepared = prepare_here(store, sweep.configuration, "sweep", local=True)
     configuration = apply(sweep.configuration, params[3])
-    folders = store.folders(tmp_path / "alone", prepared.data, teacher, store.knowledge)
+    folders = store.folders(tmp_path / "alone", prepared.data, [teacher], store.knowledge)
     records: list[Any] = []
     execute(TrialSpec.numbered(3, configuration, folders), TrialContext(report=records.append))
     metrics = [without_times(record.metrics) for record in records]

@@ -22,6 +22,7 @@ from orchestrator.data.dataset import Dataset
 from orchestrator.data.views import Views
 from orchestrator.models.build import MODELS, Builder, build
 from orchestrator.models.network import Network
+from orchestrator.teacher.frozen import FrozenTeacher
 from orchestrator.training._exchange import Colocated
 from orchestrator.training._randomness import seed_everything
 from orchestrator.training._student import PEER
@@ -378,4 +379,4 @@ def test_workers_on_different_devices_use_one_teacher_precision(
     types = [getattr(torch, name) if name else None for name in of_ranks]
     monkeypatch.setattr(TrialContext, "all_gather_object", lambda self, mine: types)
     teacher = load_teacher(distil(*SMALL, *A, *B), TrialContext(0, 2))
-    assert teacher is not None and teacher.precision == precision
+    assert isinstance(teacher, FrozenTeacher) and teacher.precision == precision

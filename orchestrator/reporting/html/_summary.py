@@ -8,7 +8,7 @@ from orchestrator.reporting.html._format import number
 from orchestrator.reporting.html._sweep_view import SweepView, measure
 from orchestrator.reporting.html._teacher_gain import teacher_gain
 from orchestrator.store.records import Trial
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import describe_teachers, read_qualities, select_ensemble
 
 FEW = 0.05  # share of failed trials from which the reasons should be checked
 
@@ -71,8 +71,29 @@ def summarize_sweep(view: SweepView) -> list[tuple[str, str]]:
         ("Best trial", _best_trial(view)),
         ("Lead", _lead(view)),
     ]
+    sentences += _teachers(view)
     sentences += [("Gain from the teacher", teacher_gain(view)), ("Cost", _cost(view))]
     return [(topic, sentence) for topic, sentence in sentences if sentence]
+
+
+def _teachers(view: SweepView) -> list[tuple[str, str]]:
+    """Return a sentence on each of several teachers, and one on their average in the best trial."""
+    configuration, best = view.sweep.configuration, view.sweep.best()
+    if not configuration.teachers:
+        return []
+    qualities = read_qualities(view.sweep.folder, len(configuration.teachers))
+    rows = [
+        (f"Teacher {number}", f"{quality.words}.")
+        for number, quality in enumerate(qualities)
+        if quality is not None
+    ]
+    ensemble = select_ensemble(best.metrics) if best else {}
+    if best is None or not ensemble:
+        return rows
+    shown = ", ".join(f"{value:.4f}" for name, value in ensemble.items() if name != "accuracy")
+    averaged = f"; mean weights {shown}" if shown else ""
+    words = f"validation accuracy {ensemble['accuracy']:.4f} in trial {best.number}{averaged}."
+    return [*rows, ("Average of the teachers", words)]
 
 
 def _searched(view: SweepView) -> str:
@@ -84,11 +105,15 @@ def _searched(view: SweepView) -> str:
         if view.samples(part)
     )
     networks = " and ".join(student.network.name for student in configuration.students.values())
-    teacher = (
-        f", with the teacher {configuration.teacher.network.name}" if configuration.teacher else ""
-    )
-    if quality := read_quality(view.sweep.folder):
-        teacher = f", with the teacher {quality.words}"
+    teacher = ""
+    if names := configuration.teacher_names:
+        lines = describe_teachers(view.sweep.folder, len(configuration.named_teachers))
+        single = configuration.teacher is not None
+        teacher = (
+            f", with the teacher {''.join(lines) or names}"
+            if single
+            else (f", with the teachers {names}")
+        )
     setup = f"{data} ({parts})" if parts else str(data)
     setup += f"{teacher}, seed {configuration.seed}"
     if not view.searched:

@@ -21,7 +21,7 @@ from orchestrator.reporting.peer_gain import peer_gains, uses_peers
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.reporting.terminal.notebook import NotebookFrame
 from orchestrator.store.records import Sweep, Trial
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import describe_teachers, select_ensemble
 from orchestrator.training.metric_names import STOPPED_EPOCH
 
 COSTS = ("seconds/", "cache/")
@@ -80,9 +80,9 @@ class Display:
             f"fitting the teacher: epoch {epoch}, validation accuracy "
             f"{metrics['validation/accuracy']:.4f}"
         )
-        assert self.sweep.configuration.teacher is not None
-        last = self.sweep.configuration.teacher.training.epochs
-        if self.live or epoch == last or STOPPED_EPOCH in metrics:
+        teachers = self.sweep.configuration.named_teachers.values()
+        last = {teacher.training.epochs for teacher in teachers}
+        if self.live or epoch in last or STOPPED_EPOCH in metrics:
             self._print(self.step)
 
     def teacher_ready(self, words: str) -> None:
@@ -319,8 +319,11 @@ def summary(sweep: Sweep, console: Console, commands: dict[str, str]) -> None:
             f"no trial has trained all its epochs, so the test part was not read: {advice}",
             soft_wrap=True,
         )
-    if quality := read_quality(sweep.folder):
-        print_line(console, f"teacher {quality.words}")
+    for line in describe_teachers(sweep.folder, len(sweep.configuration.named_teachers)):
+        print_line(console, f"teacher {line}")
+    if best and (ensemble := select_ensemble(best.metrics)):
+        accuracy = f"validation accuracy {ensemble['accuracy']:.4f}"
+        print_line(console, f"ensemble of trial {best.number}: {accuracy}")
     waiting = sum(trial.state == "waiting" for trial in sweep.trials.values())
     if waiting and sweep.state != "interrupted":
         print_line(

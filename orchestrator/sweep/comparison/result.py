@@ -26,7 +26,7 @@ from orchestrator.sweep.comparison.record import (
     InferenceCost,
     StudyRun,
 )
-from orchestrator.teacher.quality import read_quality
+from orchestrator.teacher.quality import read_qualities
 from orchestrator.training.cost import CPU_TOTAL, GPU_TOTAL
 from orchestrator.training.metric_names import TEST_HIGHEST
 
@@ -155,13 +155,14 @@ def result(store: Store, comparison: Comparison, unfinished: str = "") -> Result
     rows = tuple(
         _row(store, comparison, trained, method, against[method]) for method in comparison.methods
     )
-    quality = read_quality(over_seeds[0].folder)
-    reached, published = quality.accuracy if quality else None, find_published(configuration)
+    qualities = read_qualities(over_seeds[0].folder, len(configuration.named_teachers))
+    reached = qualities[0].accuracy if len(qualities) == 1 and qualities[0] else None
+    published = find_published(configuration)
     return Result(
         name=comparison.name,
         data=summary.name,
         sizes=asdict(summary.sizes),
-        teacher=configuration.teacher.network.name if configuration.teacher else "none",
+        teacher=configuration.teacher_names or "none",
         teacher_accuracy=reached,
         student=", ".join(student.network.name for student in configuration.students.values()),
         epochs=configuration.training.epochs,

@@ -47,26 +47,22 @@ def _precisions(configuration: Configuration, kind: str, gpu: bool) -> list[str]
         keys = ["training.precision"]
     else:
         keys = []
-    if configuration.teacher:
-        keys += (
-            ["teacher.training.precision"]
-            if configuration.teacher.training.precision == "auto"
-            else []
-        )
-        keys += ["teacher.precision"] if configuration.teacher.precision == "auto" else []
+    for key, teacher in configuration.named_teachers.items():
+        keys += [f"{key}.training.precision"] if teacher.training.precision == "auto" else []
+        keys += [f"{key}.precision"] if teacher.precision == "auto" else []
     value = "bfloat16 (where the GPU supports it, else float32)" if gpu else "float32 (no GPU)"
     return [f"{' = '.join(keys)} = {value}"] if keys else []
 
 
 def _layout(configuration: Configuration, kind: str) -> list[str]:
-    teacher, recipes = configuration.teacher, {}
+    recipes = {}
     if kind != "teacher":
         recipes["training.channels_last"] = (
             configuration.training,
             [each.network for each in configuration.students.values()],
         )
-    if teacher:
-        recipes["teacher.training.channels_last"] = teacher.training, [teacher.network]
+    for key, teacher in configuration.named_teachers.items():
+        recipes[f"{key}.training.channels_last"] = teacher.training, [teacher.network]
     return [
         f"{key} = {', '.join(dict.fromkeys(_describe_layout(recipe, each) for each in networks))}"
         for key, (recipe, networks) in recipes.items()

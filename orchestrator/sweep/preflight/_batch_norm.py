@@ -12,9 +12,7 @@ from orchestrator.core.errors import ConfigurationError
 from orchestrator.models.build import build_on_meta
 
 
-def check_batch_norm(
-    configuration: Configuration, searching: bool, shape: Sequence[int], fits_teacher: bool
-) -> None:
+def check_batch_norm(configuration: Configuration, searching: bool, shape: Sequence[int]) -> None:
     """Raise ConfigurationError if a network cannot be trained on its worker's share of a batch.
 
     Batch normalisation refuses a single value per channel, as in a share of one sample whose layer
@@ -24,11 +22,8 @@ def check_batch_norm(
         configuration: Configuration with checked networks and batch sizes.
         searching: Whether to include the networks of `search.extra_space`.
         shape: (channels, height, width) of the images.
-        fits_teacher: Whether the teacher is trained here.
     """
-    for field, network, key, size, sharing in _trained_networks(
-        configuration, searching, fits_teacher
-    ):
+    for field, network, key, size, sharing in _trained_networks(configuration, searching):
         share = size // sharing
         if share == 1 and not _accepts_one_sample(network, shape):
             workers = f" ({sharing} workers share {size})" if sharing > 1 else ""
@@ -42,7 +37,7 @@ def check_batch_norm(
 
 
 def _trained_networks(
-    configuration: Configuration, searching: bool, fits_teacher: bool
+    configuration: Configuration, searching: bool
 ) -> Iterator[tuple[str, Network, str, int, int]]:
     """Yield each trained network with its key, the key and size of its batch, and its workers.
 
@@ -50,25 +45,25 @@ def _trained_networks(
     """
     training = configuration.training
     replicas = configuration.replicas
-    teacher = configuration.teacher
     num_sharing = 1 if training.sync_batch_norm else replicas
     for kinds in networks(configuration, searching).values():
         for field, network in kinds.items():
             yield field, network, "training.batch_size", training.batch_size, num_sharing
+    for teacher_key, fitted in configuration.named_teachers.items():
+        if not fitted.network.weights:
+            recipe = fitted.training
+            yield (
+                f"{teacher_key}.network",
+                fitted.network,
+                f"{teacher_key}.training.batch_size",
+                recipe.batch_size,
+                1 if recipe.sync_batch_norm else configuration.resources.workers,
+            )
+    teacher = configuration.teacher
     if teacher is None:
         return
-    recipe = teacher.training
-    if fits_teacher:
-        workers = 1 if recipe.sync_batch_norm else configuration.resources.workers
-        yield (
-            "teacher.network",
-            teacher.network,
-            "teacher.training.batch_size",
-            recipe.batch_size,
-            workers,
-        )
     if any(teacher_lr(method) for method in build_all_variants(configuration, searching)):
-        workers = 1 if recipe.sync_batch_norm else replicas
+        workers = 1 if teacher.training.sync_batch_norm else replicas
         yield (
             "teacher.network",
             teacher.network,

@@ -32,7 +32,7 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
                 f"{subject} needs a teacher, but `teacher` is null: configure one, or choose "
                 f"{alternative}"
             ).with_details(key, value, f"with a teacher, or {alternative}")
-        alternative = other or ("kd" if configuration.teacher else "cross_entropy")
+        alternative = other or ("kd" if configuration.named_teachers else "cross_entropy")
         raise ConfigurationError(
             f"{subject} trains students that learn from each other, but there are no peers: "
             f"configure peers.b.network, or choose {alternative}"
@@ -41,7 +41,7 @@ def check_needs(configuration: Configuration, name: str, field: str, searching: 
 
 def _missing_need(configuration: Configuration, method: Method) -> str:
     """Return which need is missing: teacher or peers; empty if none is."""
-    if configuration.teacher is None and (
+    if not configuration.named_teachers and (
         method.needs.teacher or method.needs.features or isinstance(method, UsesFeatureMaps)
     ):
         return "teacher"

@@ -101,8 +101,10 @@ def check_networks(configuration: Configuration, searched: bool) -> None:
         for letter, kind in networks(configuration, searched).items()
         for prefix, network in kind.items()
     ]
-    if configuration.teacher:
-        checked.append((configuration.teacher.network, "teacher.network", "teacher.network"))
+    checked += [
+        (teacher.network, f"{key}.network", f"{key}.network")
+        for key, teacher in configuration.named_teachers.items()
+    ]
     for network, field, prefix in checked:
         if "/" in network.name:
             try:
@@ -125,7 +127,9 @@ def check_objective(configuration: Configuration) -> None:
     if search.objectives:
         _check_objectives(configuration)
         return
-    known = [name for name in BETTER if name != "validation/agreement" or configuration.teacher]
+    known = [
+        name for name in BETTER if name != "validation/agreement" or configuration.named_teachers
+    ]
     if search.objective not in known:
         raise ConfigurationError(
             f"search.objective = {search.objective!r} {_objective_refusal(configuration, known)}"

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -50,6 +49,8 @@ from orchestrator.sweep.preflight._data import check_batches
 from orchestrator.sweep.preflight._given_weights import check_given_weights
 from orchestrator.sweep.preflight._local import check_local, describe_processes
 from orchestrator.sweep.preflight._search_space import describe_excluded_points, describe_space
+from orchestrator.sweep.preflight._several_teachers import check_several_teachers
+from orchestrator.sweep.preflight._teacher_lines import describe_network, teacher_lines
 from orchestrator.sweep.preflight.configuration import (
     check_network,
     check_search,
@@ -61,7 +62,6 @@ from orchestrator.sweep.preflight.configuration import (
 )
 from orchestrator.sweep.preflight.prepared import Prepared as Prepared
 from orchestrator.sweep.run_facts import find_facts
-from orchestrator.teacher import fit
 from orchestrator.teacher.access import TeacherAccess, decide_access
 from orchestrator.teacher.acquire import check_weights
 from orchestrator.tracking.schema import schema_problem
@@ -117,9 +117,9 @@ def prepare_run(
     augmentation = resolve_augmentation(configuration.data)
     data = configuration.data.model_copy(update={"augmentation": augmentation})
     configuration = configuration.model_copy(update={"data": data})
-    if teacher_access and configuration.teacher:
-        teacher = configuration.teacher.model_copy(update={"mode": teacher_access.mode})
-        configuration = configuration.model_copy(update={"teacher": teacher})
+    if teacher_access:
+        teachers = teacher_access.resolve(configuration.named_teachers)
+        configuration = configuration.with_teachers(teachers)
     facts = None if kind == "teacher" else find_facts(store, configuration, kind, folder)
     return Prepared(folder, teacher_access, configuration, reduced, facts)
 
@@ -150,7 +150,7 @@ def show_plan(
         | _student_lines(configuration, kind, summary)
     )
     if teacher_access:
-        lines["teacher"] = _teacher_line(store, configuration, summary)
+        lines |= teacher_lines(store, configuration, kind == "sweep", summary)
         lines["cache"] = f"the teacher's outputs are {teacher_access.words}"
     cached = teacher_access is not None and teacher_access.folder is not None
     if kind != "teacher" and (
@@ -195,8 +195,9 @@ def require_weights(configuration: Configuration) -> None:
     networks = {
         network_key(letter): student.network for letter, student in configuration.students.items()
     }
-    if configuration.teacher:
-        networks["teacher.network"] = configuration.teacher.network
+    networks |= {
+        f"{key}.network": teacher.network for key, teacher in configuration.named_teachers.items()
+    }
     for key, network in networks.items():
         if network.weights and is_file_name(network.weights):  # else the name of published weights
             read_file(
@@ -323,20 +324,21 @@ def _check_with_data(
     check_user_metrics(classes, summary.sizes.validation)
     clean_view_bytes = teacher_parameters = 0
     variants: list[Maps] = []
-    if configuration.teacher:
-        teacher_parameters = check_network(
-            configuration.teacher.network, "teacher.network", classes, summary.shape
+    for key, teacher in configuration.named_teachers.items():
+        teacher_parameters += check_network(
+            teacher.network, f"{key}.network", classes, summary.shape
         )
+    check_several_teachers(configuration, searching)
+    if configuration.teacher:
         width = feature_width(configuration.teacher.network, classes, summary.shape)
         clean_view_bytes = clean_bytes(configuration, searching, samples, width)
         variants = check_feature_maps(configuration, searching, classes, summary.shape)
         maps = select_cached_maps(configuration, variants, samples, summary.augmentation)
         clean_view_bytes += byte_sizes.map_bytes(configuration.teacher, samples, maps.values())
     check_given_weights(configuration, classes, summary.shape)
-    fits_teacher = configuration.teacher is not None and not configuration.teacher.network.weights
     for each in (configuration, *(alone(configuration) if searching else ())):
         check_batches(each, searching, summary)
-        check_batch_norm(each, searching, summary.shape, fits_teacher)
+        check_batch_norm(each, searching, summary.shape)
     if local_processes or cluster_address(configuration.resources) is None:
         sizes = Sizes(parameters, teacher_parameters, prod(summary.shape))
         require_memory(configuration, sizes, local_memory())
@@ -355,7 +357,7 @@ def _check_with_data(
         decide_access(
             store, configuration, summary, bool(local_processes), reserved, clean_view_bytes
         )
-        if configuration.teacher
+        if configuration.named_teachers
         else None
     )
     return teacher_access, checkpoint_bytes, kept_trials, variants
@@ -392,11 +394,6 @@ def _data_line(summary: DataSummary) -> str:
     return f"{summary.name}: {sizes}; {len(summary.classes)} classes, {shape}"
 
 
-def _network_line(network: dict[str, Any]) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in network.items() if key != "name")
-    return str(network["name"]) + (f" ({settings})" if settings else "")
-
-
 def _student_lines(configuration: Configuration, kind: str, summary: DataSummary) -> dict[str, str]:
     """Return each student's network and its own training settings, without searched values."""
     if kind == "sweep":
@@ -417,28 +414,8 @@ def _student_lines(configuration: Configuration, kind: str, summary: DataSummary
         recipe = "".join(f", {key} {value}" for key, value in shown_values.items())
         name = f"student {letter}" if configuration.peers else "student"
         size = describe_size(network, len(summary.classes), summary.shape)
-        lines[name] = _network_line(network.model_dump(exclude_none=True)) + size + recipe
+        lines[name] = describe_network(network.model_dump(exclude_none=True)) + size + recipe
     return lines
-
-
-def _teacher_line(store: Store, configuration: Configuration, summary: DataSummary) -> str:
-    teacher = configuration.teacher
-    assert teacher is not None
-    folder = store.teachers / fit.fingerprint(
-        configuration, summary.fingerprint, summary.augmentation
-    )
-    if damage := fit.damage(folder):
-        source = f"{damage}: it will be rebuilt"
-    elif fit.teacher_exists(folder):
-        source = "already in the store"
-    else:
-        if teacher.network.weights:
-            source = "weights to load" + (
-                f", {len(teacher.classes)} of their classes" if teacher.classes else ""
-            )
-        else:
-            source = f"to be trained once for {teacher.training.epochs} epochs"
-    return f"{_network_line(teacher.network.model_dump(exclude_none=True))}, {source}"
 
 
 def _loader_line(configuration: Configuration, summary: DataSummary, groups: int) -> str:

@@ -13,4 +13,5 @@ __all__ = [
     "sample_weights",
     "sample_weights_checks",
     "teacher_update",
+    "teacher_weights",
 ]

@@ -8,7 +8,7 @@ from methods.retrieval import Neighbours
 from orchestrator.data import pictures
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
-from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.ensemble import AnyTeacher
 
 NUM_QUERIES = 5  # training samples with stored neighbours
 NUM_NEIGHBOURS = 5  # of a query, positives and as many negatives
@@ -45,7 +45,7 @@ def collect_samples(dataset: Dataset, name: str, index: Tensor) -> dict[str, Ten
 
 
 def collect_retrieved(
-    neighbours: Neighbours, teacher: FrozenTeacher | None, batches: Batches
+    neighbours: Neighbours, teacher: AnyTeacher | None, batches: Batches
 ) -> dict[str, Tensor]:
     """Return a few training samples with their most similar retrieved samples.
 

@@ -2,6 +2,7 @@
 
 from methods import Method
 from methods.capabilities import UsesFeatureMaps
+from orchestrator.teacher.ensemble import EnsembleOutputs
 from orchestrator.training.capabilities.component import Component, Step
 
 
@@ -27,6 +28,8 @@ class FeatureMapsComponent(Component):
 
     def on_step_start(self, step: Step) -> None:
         """Provide the maps of the selected stages."""
-        maps, self.teacher.source.maps = self.teacher.source.maps, {}
+        source = self.teacher.source
+        assert not isinstance(source, EnsembleOutputs), "several teachers are refused"
+        maps, source.maps = source.maps, {}
         for student, stages in zip(self.trial.students, self.stages, strict=True):
             student.distillation_module.teacher_maps = {name: maps[name] for name in stages}

@@ -6,7 +6,7 @@ from torch import Tensor
 from methods import Batch, Method, losses
 from methods.capabilities import Plots
 from orchestrator.data.batches import Batches
-from orchestrator.teacher.frozen import FrozenTeacher
+from orchestrator.teacher.ensemble import AnyTeacher
 from orchestrator.training._distillation_module import DistillationModule
 from orchestrator.training._student import TrainedStudent
 from orchestrator.training.capabilities.component import Component, State
@@ -35,7 +35,7 @@ class PlotsComponent(Component):
 
 @torch.no_grad()
 def collect_predictions(
-    distillation_module: DistillationModule, teacher: FrozenTeacher | None, batches: Batches
+    distillation_module: DistillationModule, teacher: AnyTeacher | None, batches: Batches
 ) -> dict[str, Tensor]:
     """Return predictions on samples of the validation part, in eval mode.
 

@@ -77,13 +77,13 @@ class TeacherUpdateComponent(Component):
 
     def find_misfit(self, student: TrainedStudent, saved: ComponentState) -> str:
         """Return why saved weights do not fit the teacher."""
-        expected = self.teacher.network.network.state_dict() if saved.tensors else {}
+        expected = self.teacher.single.network.state_dict() if saved.tensors else {}
         return find_misfit("teacher", expected, saved.tensors)
 
     def load_state_dict(self, saved: Mapping[str, ComponentState], epoch: int) -> None:
         """Restore a teacher that the trial has changed."""
         if state := saved["a"].tensors:
-            self.teacher.change(replace_teacher_weights(self.teacher.network, state))
+            self.teacher.change(replace_teacher_weights(self.teacher.single, state))
 
 
 def train_teacher(
@@ -101,7 +101,7 @@ def train_teacher(
         epoch: Number of finished epochs, which seeds the draws and selects the view.
     """
     assert trial.teacher is not None and isinstance(student.method, UpdatesTeacher)
-    teacher, method, batches = trial.teacher.network, student.method, trial.batches
+    teacher, method, batches = trial.teacher.single, student.method, trial.batches
     context = student.context
     view = epoch % views(trial.configuration) if batches.views.varies else None
     configuration = trial.configuration
