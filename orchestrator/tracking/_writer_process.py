@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -74,11 +74,15 @@ def serve(
             connection.send_bytes(encode(message))
 
     with ThreadPoolExecutor(1, "sender", os.nice, (niceness,)) as thread:
-        sender = thread.submit(build or build_sender, setup, objects, report).result()
+        building = thread.submit(build or build_sender, setup, objects, report)
         receiver = threading.Thread(
-            target=_receive, args=(connection, driver, sender, abandon), name="driver", daemon=True
+            target=_receive,
+            args=(connection, driver, building, abandon),
+            name="driver",
+            daemon=True,
         )
         receiver.start()
+        sender = building.result()
         try:
             thread.submit(sender.run).result()
             sender.finish()
@@ -141,7 +145,7 @@ class TrialReader:
 
 
 def _receive(
-    connection: Connection, driver: int, sender: Sender, abandon: Callable[[], None]
+    connection: Connection, driver: int, building: Future[Sender], abandon: Callable[[], None]
 ) -> None:
     """Receive the driver's last message, or its end.
 
@@ -152,9 +156,9 @@ def _receive(
             if connection.poll(PARENT_CHECK_S) and isinstance(
                 decode(connection.recv_bytes()), Close
             ):
-                sender.close()
-    sender.give_up()
+                building.result().close()
     abandon()
+    building.result().give_up()
 
 
 def _receive_objects(connection: Connection) -> Any:
