@@ -5,7 +5,7 @@
 #
 # Runs the tests that need a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one)
 # and benchmarks/fused.py on it. Every part has a time limit of its own, so that a hang does not
-# lose the rest. The output of each part goes to a file in $OUT, if that is set, and to the terminal.
+# lose the rest. The output of each part goes to a file in $OUT, if that is set, and the terminal.
 # Installs nothing; wheels in the folder .wheels (made with `pip download --dest .wheels`) are used
 # without a network for packages that are missing. The exit code is the number of parts that failed.
 # `--device cpu` runs small cases of the same parts. Variables: PYTHON, the interpreter; CIFAR100, a
