@@ -4,8 +4,8 @@
 #     bash scripts/h200.sh [--device cpu]
 #
 # Runs the tests that need a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one)
-# and benchmarks/fused.py on it. Every part has a time limit of its own, so that a hang does not lose
-# the rest. The output of each part goes to a file in $OUT, if that is set, and to the terminal.
+# and benchmarks/fused.py on it. Every part has a time limit of its own, so that a hang does not
+# lose the rest. The output of each part goes to a file in $OUT, if that is set, and the terminal.
 # Installs nothing; wheels in the folder .wheels (made with `pip download --dest .wheels`) are used
 # without a network for packages that are missing. The exit code is the number of parts that failed.
 # `--device cpu` runs small cases of the same parts. Variables: PYTHON, the interpreter; CIFAR100, a
@@ -47,7 +47,7 @@ if compgen -G '.wheels/*.whl' >/dev/null; then
   export PYTHONPATH="$PYTHONPATH:$packages"
 fi
 
-part machine 20 "$PYTHON" -c "
+part machine 30 "$PYTHON" -c "
 import importlib.util, platform, torch
 print('Python', platform.python_version(), 'torch', torch.__version__)
 if '$device' == 'cuda':
@@ -65,7 +65,8 @@ if [ "$device" = cpu ]; then
   tests=(tests/training/test_clock.py)
   steps=(--pairs resnet8-cnn --variants eager --processes 2 --images 128 --rounds 1)
   published=(--pairs resnet8-cnn --variants eager --seconds 5 --images 128)
-  fused=(--networks resnet8 --students 2 --processes 2 --steps 1 --rounds 1 --batch-size 8)
+  fused=(--networks resnet8 --students 2 --processes 2 --steps 1 --rounds 1 --batch-size 4
+    --check-steps 2)
 fi
 part tests 80 "$PYTHON" -m pytest -q -rs -p no:cacheprovider "${tests[@]}"
 part pairs 170 "$PYTHON" benchmarks/pairs.py --device "$device" "${steps[@]}" --json

@@ -138,10 +138,10 @@ def test_difference_is_relative_to_the_largest_value() -> None:
 @pytest.mark.parametrize(
     ("value", "limit", "unit", "expected"),
     [
-        (2e-5, 1e-5, "relative", True),
-        (float("nan"), 1e-5, "relative", True),
-        (1e-6, 1e-5, "relative", False),
-        (2e-5, None, "relative", False),
+        (2e-5, 1e-5, fused.LIMITED, True),
+        (float("nan"), 1e-5, fused.LIMITED, True),
+        (1e-6, 1e-5, fused.LIMITED, False),
+        (2e-5, 1e-5, "relative", False),
         (9.0, 1.0, "images/s", False),
     ],
 )
