@@ -106,12 +106,28 @@ def decide_access(
                 None, f"computed online at every step: a cache would take {size}, and {excess}"
             )
         if kept == cached:
-            break
+            raise _refuse(first, settings, kept[0], folder, needed, reserve_bytes, size, excess)
         cached = kept
+
+
+def _refuse(
+    first: str,
+    settings: Teacher,
+    cached: str,
+    folder: Path,
+    needed: int,
+    reserve_bytes: int,
+    size: str,
+    excess: str,
+) -> ConfigurationError:
+    """Return the error about a cache that exceeds a limit, for the teacher with the key `cached`.
+
+    The cache and its limit are `settings`, which are those of the teacher with the key `first`.
+    """
     limited = needed > settings.cache_gib * 2**30
-    raise ConfigurationError(
-        f"{kept[0]}.mode = cached takes {size}, and {excess}: raise {first}.cache_gib, lower "
-        f"data.views, name another folder with {first}.cache, or set {kept[0]}.mode=auto"
+    return ConfigurationError(
+        f"{cached}.mode = cached takes {size}, and {excess}: raise {first}.cache_gib, lower "
+        f"data.views, name another folder with {first}.cache, or set {cached}.mode=auto"
     ).with_details(
         f"{first}.cache_gib" if limited else f"{first}.cache",
         settings.cache_gib if limited else str(folder),
