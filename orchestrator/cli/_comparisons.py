@@ -1,7 +1,6 @@
 """Show the progress of comparisons, and write their pages."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -160,5 +159,5 @@ def _summarize(progress: Progress) -> str:
     text = f"{progress.state}, {progress.ended} of {progress.trials} trials{failed}"
     if progress.left_s is None:
         return text
-    end = datetime.fromtimestamp(time.time()) + timedelta(seconds=progress.left_s)
+    end = datetime.now() + timedelta(seconds=progress.left_s)
     return f"{text}, expected end {end:%Y-%m-%d %H:%M}"
