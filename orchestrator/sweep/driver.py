@@ -295,6 +295,7 @@ def _prepare_folders(
 ) -> Folders:
     """Acquire the teacher, if there is one, and return the folders that every trial reads."""
     trials = sweep.folder / "trials"
+    tracker.begin()  # the worker groups start one after the other, so that a core is free
     if sweep.configuration.teacher:
         display.preparing("preparing the teacher")
         folder, card, seconds = acquire_teacher(
