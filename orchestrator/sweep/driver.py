@@ -310,6 +310,7 @@ def _prepare_folders(
 ) -> Folders:
     """Acquire the teachers, if there are any, and return the folders that every trial reads."""
     trials = sweep.folder / "trials"
+    tracker.begin()  # the worker groups start one after the other, so that a core is free
     if teacher_access is None:
         return store.folders(trials, data)
     display.preparing("preparing the teacher")

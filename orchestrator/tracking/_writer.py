@@ -167,8 +167,6 @@ class Writer:
         self.writes, self.files = Outbox(folder / OUTBOX), Outbox(folder / FILES)
         self.thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self.started = self.failing = False
-        self.begin_delay_s = 0.0
-        self.hurry = threading.Event()  # ends the delay
         self.given_up = threading.Event()
         self.complete = False  # whether no write follows, and all are in the files
         self.lock = threading.Lock()
@@ -184,15 +182,10 @@ class Writer:
         """Return the number of writes that MLflow does not have."""
         return self.writes.unsent + self.files.unsent
 
-    def begin(self, delay_s: float = 0.0) -> None:
-        """Start sending, after a delay if no call without one comes first.
-
-        Writes that were added earlier are sent first.
-        """
-        if not delay_s:
-            self.hurry.set()
+    def begin(self) -> None:
+        """Start sending, unless it has started; writes that were added earlier are sent first."""
         if not self.started:
-            self.started, self.begin_delay_s = True, delay_s
+            self.started = True
             self.thread.start()
 
     def add(self, write: Write, files: bool = False) -> None:
@@ -257,7 +250,6 @@ class Writer:
     def _end_process(self) -> None:
         """End the process at once if it still runs: a resume repeats the write in progress."""
         self.given_up.set()
-        self.hurry.set()
         with self.lock:
             if self.process:
                 self.process.kill()
@@ -265,7 +257,6 @@ class Writer:
             self.thread.join(2 * KILL_S)
 
     def _run(self) -> None:
-        self.hurry.wait(self.begin_delay_s)
         reason = ""
         for start in range(STARTS):
             if start:

@@ -57,8 +57,6 @@ STATUS = {
     "waiting": "KILLED",
 }
 CONFIGURATION = "configuration.json"
-# after the teacher, the first epoch of a student comes before the import of MLflow if it is short
-FIRST_EPOCH_S = 15.0
 FRONT = "pareto_front"
 Notify = Callable[[str], None]
 
@@ -107,6 +105,10 @@ class Tracker:
         self.writer.notify_pending, self.writer.settled = notify_pending or notify, settled
         for text in unused_variables(self.uri):
             notify(text)
+
+    def begin(self) -> None:
+        """Start the process that writes to MLflow, which imports it for seconds."""
+        self.writer.begin()
 
     def trial_started(self, trial: Trial) -> None:
         """Open the child run of a trial, or continue it."""
@@ -214,7 +216,6 @@ class Tracker:
 
         The metrics are recorded once. Those of several teachers have their numbers.
         """
-        self.writer.begin(FIRST_EPOCH_S)
         prefixes = [f"{number}/" for number in range(len(metrics))] if len(metrics) > 1 else [""]
         known = {
             f"{prefix}{name}": value

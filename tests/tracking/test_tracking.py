@@ -241,7 +241,7 @@ def test_a_database_that_is_removed_while_writes_wait(tracked_store: Store) -> N
     tracker.trial_reported(trial, 1, {"validation/accuracy": 0.1})
     tracker.close("interrupted", timeout=60)
     tracker = Tracker(store, sweep)
-    tracker.writer.begin = lambda delay_s=0.0: None  # type: ignore[method-assign]
+    tracker.writer.begin = lambda: None  # type: ignore[method-assign]
     tracker.trial_reported(trial, 2, {"validation/accuracy": 0.2})
     die(tracker)
     # as of a deleted database

@@ -172,26 +172,6 @@ def test_writes_are_done_in_order_and_points_together(writer: Any) -> None:
     assert calls == [1, 9] * 5
 
 
-def test_a_delayed_begin_ends_with_a_begin_without_delay_or_the_close(writer: Any) -> None:
-    server = Server()
-    sender, _ = writer(server)
-    hand_over(sender, write(0))
-    sender.begin(3600.0)
-    assert sender.started and server.numbers == []
-    sender.begin()
-    until(lambda: server.numbers == [0])
-    assert sender.close() == 0
-    other_server = Server()
-    other, _ = writer(other_server)
-    other.begin(3600.0)
-    assert other.close() == 0, "without writes"
-    third_server = Server()
-    third, _ = writer(third_server)
-    third.begin(3600.0)
-    hand_over(third, write(1))
-    assert third.close() == 0 and third_server.numbers == [1] and other_server.numbers == []
-
-
 def test_outage_loses_nothing_and_is_reported_once(writer: Any) -> None:
     server = Server()
     server.up = False
