@@ -17,6 +17,7 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.mlkd import MLKD
 from methods.settings import (
     Settings,
     SettingsError,
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "attention_transfer": AttentionTransfer,
     "dkd": DKD,
     "dist": DIST,
+    "mlkd": MLKD,
 }
 
 
@@ -72,6 +74,7 @@ __all__ = [
     "KD",
     "KDAIF",
     "METHODS",
+    "MLKD",
     "TTM",
     "WTTM",
     "AttentionTransfer",

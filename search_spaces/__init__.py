@@ -12,6 +12,7 @@ from search_spaces import (
     ic_kd,
     kd,
     kd_aif,
+    mlkd,
     tf_kd,
     ttm,
     wttm,
@@ -33,6 +34,7 @@ SPACES: dict[str, Space] = {
     "attention_transfer": Space(attention_transfer.POINTS, attention_transfer.space),
     "dkd": Space(dkd.POINTS, dkd.space),
     "dist": Space(dist.POINTS, dist.space),
+    "mlkd": Space(mlkd.POINTS, mlkd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

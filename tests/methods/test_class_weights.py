@@ -31,6 +31,7 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("attention_transfer", ()): 1,
     ("dkd", ()): 1,
     ("dist", ()): 1,
+    ("mlkd", ()): 0.1,
 }
 
 

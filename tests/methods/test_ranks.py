@@ -94,9 +94,8 @@ def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
     peers = batch.peers
     part_of_peers = None if peers is None else lambda: peers()[:, rows]
     names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix")
-    return replace(
-        batch, peers=part_of_peers, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
-    )
+    parts = {name: cut(getattr(batch, name)) for name in names}
+    return replace(batch, peers=part_of_peers, mean=mean, ranks=WORLD, **parts)
 
 
 def gradients(loss: Tensor, method: Method, logits: Tensor) -> list[Tensor]:

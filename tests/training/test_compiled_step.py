@@ -63,6 +63,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "tf_kd": (),
     "dkd": ("method.warmup=1.0", "method.standardize=true"),
     "dist": (),
+    "mlkd": (),
 }
 
 
@@ -76,6 +77,7 @@ SLOW = (
     "kd_aif, both",
     "ic_kd, online",
     "dist",
+    "mlkd",
 )
 
 
