@@ -18,6 +18,7 @@ from methods.ic_kd import ICKD
 from methods.kd import KD
 from methods.kd_aif import KDAIF
 from methods.method import Knowledge, Method, Needs, Objective, ParameterGroup, Progress, Task
+from methods.mlkd import MLKD
 from methods.review_kd import ReviewKD
 from methods.settings import (
     Settings,
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
     "review_kd": ReviewKD,
     "dkd": DKD,
     "dist": DIST,
+    "mlkd": MLKD,
 }
 
 
@@ -77,6 +79,7 @@ __all__ = [
     "KD",
     "KDAIF",
     "METHODS",
+    "MLKD",
     "TTM",
     "WTTM",
     "AttentionTransfer",

@@ -56,6 +56,7 @@ class Batch:
         student_maps: Feature maps of the student by stage, (B, C, H, W).
         teacher_maps: Feature maps of the teacher by stage, (B, C, H, W) float32 without a gradient.
         class_weights: (K,) weights of the classes in the cross entropy of the labels.
+        ranks: Number of parts of the global batch.
     """
 
     index: Tensor
@@ -71,6 +72,7 @@ class Batch:
     student_maps: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_maps: Mapping[str, Tensor] = field(default_factory=dict)
     class_weights: Tensor | None = None
+    ranks: int = 1
 
     def mean_over(self, values: Tensor, counted: Tensor) -> Tensor:
         """Return sum(values) over the ranks' mean of sum(counted), (); 0 if nothing counts.

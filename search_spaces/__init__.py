@@ -13,6 +13,7 @@ from search_spaces import (
     ic_kd,
     kd,
     kd_aif,
+    mlkd,
     review_kd,
     tf_kd,
     ttm,
@@ -37,6 +38,7 @@ SPACES: dict[str, Space] = {
     "review_kd": Space(review_kd.POINTS, review_kd.space),
     "dkd": Space(dkd.POINTS, dkd.space),
     "dist": Space(dist.POINTS, dist.space),
+    "mlkd": Space(mlkd.POINTS, mlkd.space),
 }
 
 __all__ = ["SPACES", "Space", "Trial"]

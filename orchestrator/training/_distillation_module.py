@@ -46,7 +46,7 @@ class DistillationModule(nn.Module):
         )
         # stores the outputs on training samples (B,)
         self.record: Callable[[Tensor, Output], None] | None = None
-        self.mean, self.all_labelled = single_rank_mean, False  # as in `Batch`
+        self.mean, self.all_labelled, self.ranks = single_rank_mean, False, 1  # as in `Batch`
         self.class_weights: Tensor | None = None
         self.stages: tuple[str, ...] = ()  # stages of the student whose maps the method uses
         self.student_maps: Mapping[str, Tensor] = NO_MAPS  # of the last output
@@ -167,6 +167,7 @@ class DistillationModule(nn.Module):
         return Batch(
             *part,
             mean=self.mean,
+            ranks=self.ranks,
             all_labelled=self.all_labelled,
             student_maps=self.student_maps,
             teacher_maps=teacher_maps,

@@ -91,6 +91,7 @@ class TrainedStudent:
             if self.context.world_size > 1:
                 self.mean, self.gather = map(without_compiler, (self.mean, self.gather))
         self.distillation_module.mean = self.mean
+        self.distillation_module.ranks = self.context.world_size
         self.distillation_module.all_labelled = batches.all_labelled
         weights = compute_class_weights(configuration.data, batches.class_sizes)
         self.distillation_module.class_weights = None if weights is None else weights.to(device)

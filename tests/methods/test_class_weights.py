@@ -34,6 +34,7 @@ LABEL_TERMS: dict[tuple[str, Any], float] = {
     ("review_kd", ()): 1,
     ("dkd", ()): 1,
     ("dist", ()): 1,
+    ("mlkd", ()): 0.1,
 }
 
 

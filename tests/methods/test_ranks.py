@@ -108,9 +108,8 @@ def part(batch: Batch, rank: int, mean: Callable[[Tensor], Tensor]) -> Batch:
     part_of_peers = None if peers is None else lambda: peers()[:, rows]
     maps = ("student_maps", "teacher_maps")
     names = ("index", "inputs", "labels", "student", "teacher", "weights", "mix", *maps)
-    return replace(
-        batch, peers=part_of_peers, mean=mean, **{name: cut(getattr(batch, name)) for name in names}
-    )
+    parts = {name: cut(getattr(batch, name)) for name in names}
+    return replace(batch, peers=part_of_peers, mean=mean, ranks=WORLD, **parts)
 
 
 def without_batch_norm(method: Method) -> Method:

@@ -85,7 +85,8 @@ def test_switched_off_the_logits_are_the_same_object() -> None:
 def test_positive_affine_maps_of_the_student_have_no_effect(
     name: str, prepare: Any, make_batch: Any
 ) -> None:
-    weight = {"alpha": 0.9} if "alpha" in METHODS[name].Settings.model_fields else {}
+    weight = {"alpha": 0.9, "batch_level": 0.0, "class_level": 0.0}  # the compared logits alone
+    weight = {key: weight[key] for key in weight if key in METHODS[name].Settings.model_fields}
 
     def loss(standardize: bool, mapped: bool) -> Tensor:
         method = prepare(name, standardize=standardize, **weight)

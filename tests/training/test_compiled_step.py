@@ -64,6 +64,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "crd": ("method.negatives=64", "method.width=8"),
     "dkd": ("method.warmup=1.0", "method.standardize=true"),
     "dist": (),
+    "mlkd": (),
 }
 
 
@@ -77,6 +78,7 @@ SLOW = (
     "kd_aif, both",
     "ic_kd, online",
     "dist",
+    "mlkd",
 )
 
 

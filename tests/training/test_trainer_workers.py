@@ -79,6 +79,13 @@ TRIALS = {
         "data.mixing=mixup",
         "data.labelled=128",
     ),
+    "mlkd": (
+        "student.name=mlp",
+        "student.width=8",
+        "method={name: mlkd, batch_level: 0.1, class_level: 0.1}",
+        "data.mixing=mixup",
+        "data.labelled=60",
+    ),
     "synchronised": (
         "student.name=cnn",
         "student.width=4",
@@ -242,7 +249,7 @@ def test_resume_with_two_workers_is_bit_identical(root: Path) -> None:
         assert all(torch.equal(states[key], value) for key, value in expected.items()), file
 
 
-@pytest.mark.parametrize("name", ["mlp", "mixed", "dist", "dkd", "synchronised"])
+@pytest.mark.parametrize("name", ["mlp", "mixed", "dist", "dkd", "mlkd", "synchronised"])
 def test_two_workers_train_the_student_of_one_with_the_same_global_batch(
     root: Path, name: str
 ) -> None:
