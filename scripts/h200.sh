@@ -3,9 +3,10 @@
 #
 #     bash scripts/h200.sh [--device cpu]
 #
-# Runs the tests that need a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one)
-# and benchmarks/fused.py on it. Every part has a time limit of its own, so that a hang does not
-# lose the rest. The output of each part goes to a file in $OUT, if that is set, and the terminal.
+# Runs the tests that need a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one),
+# benchmarks/fused.py and a case of benchmarks/small.py on it. Every part has a time limit of its
+# own, so that a hang does not lose the rest. The output of each part goes to a file in $OUT, if
+# that is set, and to the terminal.
 # Installs nothing; wheels in the folder .wheels (made with `pip download --dest .wheels`) are used
 # without a network for packages that are missing. The exit code is the number of parts that failed.
 # `--device cpu` runs small cases of the same parts. Variables: PYTHON, the interpreter; CIFAR100, a
@@ -58,19 +59,21 @@ for name in ('pydantic', 'yaml', 'safetensors', 'timm', 'lightning', 'ray', 'opt
 
 tests=(tests/training/test_clock.py tests/training/test_compiled_step.py
   tests/data/test_data_resident.py tests/data/test_data_views.py tests/data/test_transforms.py)
-steps=() fused=(--check-students 2,8 --steps 15 --rounds 2)
+steps=() small=(--rounds 2) fused=(--check-students 2,8 --steps 15 --rounds 2)
 published=(--variants step --seconds 40)
 [ -n "${CIFAR100:-}" ] && published+=(--data "$CIFAR100")
 if [ "$device" = cpu ]; then
   tests=(tests/training/test_clock.py)
   steps=(--pairs resnet8-cnn --variants eager --processes 2 --images 128 --rounds 1)
+  small=(--rounds 1 --epochs 1)
   published=(--pairs resnet8-cnn --variants eager --seconds 5 --images 128)
   fused=(--networks resnet8 --students 2 --processes 2 --steps 1 --rounds 1 --batch-size 4
     --check-steps 2)
 fi
 part tests 80 "$PYTHON" -m pytest -q -rs -p no:cacheprovider "${tests[@]}"
-part pairs 170 "$PYTHON" benchmarks/pairs.py --device "$device" "${steps[@]}" --json
-part fused 120 "$PYTHON" benchmarks/fused.py --device "$device" "${fused[@]}" --json
+part pairs 150 "$PYTHON" benchmarks/pairs.py --device "$device" "${steps[@]}" --json
+part fused 100 "$PYTHON" benchmarks/fused.py --device "$device" "${fused[@]}" --json
+part small 40 "$PYTHON" benchmarks/small.py --device "$device" "${small[@]}" --cases digits-mlp --json
 part published 80 "$PYTHON" benchmarks/pairs.py --device "$device" "${published[@]}" --json
 
 printf '\nresults: %s, failed parts: %s\n' "$out" "$failed"
