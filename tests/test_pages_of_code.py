@@ -45,8 +45,10 @@ def copy_project(folder: Path) -> Path:
         "run.py",
         "pyproject.toml",
         "tests/conftest.py",
+        "tests/families.py",
         "tests/process_group.py",
         "tests/refusal.py",
+        "tests/writer_thread.py",
     ):
         shutil.copy(ROOT / name, folder / name)
     experiment = folder / "configs" / "digits.yaml"  # that of a command without `--config`

@@ -109,9 +109,10 @@ for number in range(9):
     trial = create_trial(study, sweep.configuration)
     drawn.append(apply(sweep.configuration, trial.params).plain())
     study.tell(trial.number, number / 10)
-assert not fit.card(prepared.facts.teacher)
+(teacher,) = prepared.facts.teachers
+assert not fit.card(teacher)
 facts = [prepared.facts.influence_actors, prepared.facts.uses_teacher]
-facts += [prepared.facts.teacher.name, prepared.teacher_access.words.split(",")[1:]]
+facts += [teacher.name, prepared.teacher_access.words.split(",")[1:]]
 print(json.dumps(["torch" in sys.modules, drawn, facts, sweep.described, notes]))
 """
 

@@ -19,6 +19,8 @@ def main() -> int:
     The arguments are the descriptor of the pipe to the parent, and the name of its program.
     """
     keep_private()
+    # `_watch` interrupts it, also in a background job, whose children ignore the signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     connection = Connection(int(sys.argv[1]))
     sys.argv[:] = sys.argv[2:]  # messages name the program
     try:
