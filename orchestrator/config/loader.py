@@ -19,6 +19,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_schema import RANGE_KEYS, is_number, join_keys
 from orchestrator.config.yielding import (
     Origin,
+    drop_single_teacher,
     keep_schedules,
     require_milestones,
     require_searched_method,
@@ -62,9 +63,9 @@ def load(
     for key, value in named.items():
         _put(values, key.split("."), value, f"{key}={value}")
         origin.typed.add(key)
-    schedules = keep_schedules(values, origin)
+    changed = drop_single_teacher(values, origin) | keep_schedules(values, origin)
     configuration = complete_networks(build(values))
-    configuration = with_yielding_values(configuration, origin, schedules)
+    configuration = with_yielding_values(configuration, origin, changed)
     require_milestones(configuration)
     require_searched_method(configuration, origin)
     return configuration
@@ -114,7 +115,7 @@ def _read(file: Path) -> dict[str, Any]:
     """Return the values of a YAML file, over those of the file that its key `extends` names.
 
     A section is merged key by key, unless its `name` differs; any other value replaces that of the
-    extended file, which may not extend another one.
+    extended file, which may not extend another one. `teacher` and `teachers` replace each other.
     """
     values = _parse(file, "--config")
     name = values.pop(EXTENDS, None)
@@ -126,6 +127,9 @@ def _read(file: Path) -> dict[str, Any]:
             f"{EXTENDS} = {quote(name)} in {file} names a file that extends another one: extend "
             f"only one file"
         ).with_details(EXTENDS, name, f"a file without {EXTENDS}")
+    for key, other in (("teacher", "teachers"), ("teachers", "teacher")):
+        if values.get(key) and other not in values:
+            extended.pop(other, None)
     return _merge(extended, values)
 
 

@@ -85,6 +85,25 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     return messages
 
 
+def drop_single_teacher(values: dict[str, Any], origin: Origin) -> dict[str, str]:
+    """Remove, in place, a `teacher` of lower precedence than `teachers`.
+
+    Args:
+        values: The plain values of the configuration.
+        origin: The origin of the values.
+
+    Returns:
+        A sentence by key if it was removed.
+    """
+    if not values.get("teacher") or not values.get("teachers"):
+        return {}
+    if not origin.yields("teacher", "teachers"):
+        return {}
+    values["teacher"] = None
+    source = origin.describe_source("teacher")
+    return {"teacher": f"teacher = null (not the one {source}), because teachers is given"}
+
+
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:
     if _positive(before) and epochs <= before < planned:
         return float(f"{before / planned * epochs:.4g}")

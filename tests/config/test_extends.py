@@ -91,3 +91,24 @@ def test_a_missing_file_and_a_second_level_are_refused(tmp_path: Path) -> None:
     written(tmp_path, "none.yaml", "extends: own.yaml\n")  # a cycle
     with refused("extends", "none.yaml", "a file without extends"):
         load(file, [])
+
+
+def test_teacher_and_teachers_of_two_files_replace_each_other(tmp_path: Path) -> None:
+    several = "teachers: [{network: {name: mlp}}, {network: {name: cnn}}]\n"
+    for name, base, own, count in (
+        ("one", several, "teacher: {network: {name: cnn}}\n", 1),
+        ("two", "teacher: {network: {name: cnn}}\n", several, 2),
+    ):
+        written(tmp_path, f"{name}-base.yaml", base)
+        file = written(tmp_path, f"{name}.yaml", f"extends: {name}-base.yaml\n{own}")
+        assert len(load(file, []).named_teachers) == count
+
+
+def test_teachers_of_the_command_line_replace_the_teacher_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "one.yaml", "teacher: {network: {name: cnn}}\n")
+    several = "teachers=[{network: {name: mlp}}, {network: {name: cnn}}]"
+    loaded = load(file, [several])
+    assert list(loaded.named_teachers) == ["teachers.0", "teachers.1"]
+    assert str(file) in loaded.yielded["teacher"]
+    with refused("teachers"):  # a key of the teacher has the same precedence
+        load(file, [several, "teacher.seed=2"])
