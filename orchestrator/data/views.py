@@ -97,9 +97,7 @@ class Views:
         """
         assert self.mix == "none", "a blended image has no strong view"
         seed = derive_seed(self.seed, Stream.STRONG_VIEW)
-        return Views(
-            self.policy, seed, self.count, self.pad, transforms=transforms, fill=self.fill
-        )
+        return Views(self.policy, seed, self.count, self.pad, transforms=transforms, fill=self.fill)
 
     @property
     def varies(self) -> bool:

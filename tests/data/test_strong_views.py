@@ -1,19 +1,24 @@
-"""Test strong views: independence, pairing with the weak view, ranks, and the teacher's cache."""
+"""Test strong views: independence, pairing with the weak view, ranks, files."""
 
 import json
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_made import folder
 from torch.nn.functional import pad
 
+from orchestrator.config.data_schema import Data
+from orchestrator.data import batches as batches_module
 from orchestrator.data._streams import Stream, derive_seed, open_stream
 from orchestrator.data._transforms import STREAMS, Transforms
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.passes import Inputs
+from orchestrator.data.prepare import prepare
 from orchestrator.data.views import Views
 
 SEED, VIEW, PAD, COUNT = 3, 5, 1, 102
@@ -114,9 +119,7 @@ def test_a_strong_image_depends_on_neither_batch_nor_rank(
     policy, total = ("crop_flip" if data.root is None else "resized_crop_flip"), len(data.train)
     whole = in_order(list(batches(data, total, policy=policy).train(0, VIEW)))
     parts = [
-        batch
-        for rank in range(2)
-        for batch in batches(data, total, rank, 2, policy).train(1, VIEW)
+        batch for rank in range(2) for batch in batches(data, total, rank, 2, policy).train(1, VIEW)
     ]
     assert torch.equal(in_order(parts), whole)
     alone = batches(data, 4, policy=policy).strong
@@ -141,3 +144,28 @@ def test_closing_the_batches_ends_both_passes(dataset: Dataset) -> None:
     assert len(list(islice(running, 2))) == 2
     both.close()
     assert list(running) == []
+
+
+@pytest.mark.parametrize("policy", ["crop_flip", "resized_crop_flip"])
+def test_decoding_processes_and_packed_files_give_the_same_strong_images(
+    tmp_path: Path, policy: str
+) -> None:
+    root = folder(tmp_path / "images", ("train", "val", "test"))
+    settings: dict[str, Any] = {"name": "folder", "path": root, "size": 16}
+    packed, plain = (
+        Dataset.open(prepare(Data(**settings, **pack), tmp_path, 0))
+        for pack in ({"pack": True, "pack_size": 44}, {})  # so large that nothing is reduced
+    )
+    expected = in_order(list(batches(plain, 6, policy=policy).train(0, VIEW)))
+    for data, workers in ((plain, 1), (packed, 0)):
+        both = batches(data, 6, policy=policy, loader_workers=workers)
+        assert torch.equal(in_order(list(both.train(0, VIEW))), expected)
+        both.close()
+
+
+def test_the_shared_memory_of_both_passes_is_counted(
+    files: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_module, "describe_shortage", lambda size, _: str(size))
+    alone, both = (batches(files, 4, strong=strong).shortage() for strong in (False, True))
+    assert int(both) == 2 * int(alone) == 2 * 4 * 16 * 16 * 3
