@@ -22,6 +22,7 @@ class Stream(IntEnum):
     USER_TRANSFORM = 8
     BALANCED_ORDER = 9
     BALANCED_CLASS = 10
+    STRONG_VIEW = 11
 
 
 def open_stream(
@@ -38,3 +39,8 @@ def open_stream(
     """
     items = [] if item is None else [item + 1]
     return np.random.default_rng([seed, epoch_or_view, stream, *items])
+
+
+def derive_seed(seed: int, stream: Stream) -> int:
+    """Return a seed of 32 bits for a purpose that has several streams of its own."""
+    return int(np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1)[0])

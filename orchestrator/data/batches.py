@@ -1,8 +1,11 @@
 """Select and order the samples of an epoch, and yield the batches of one rank."""
 
+import contextlib
+import copy
 import math
 import weakref
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +44,10 @@ class Batches:
             labelled and others are not. With None, both are drawn at the same rate.
         loader_wait_s: Longest wait for a decoded batch in seconds.
         balanced: Draw equally many samples of each class; all samples have a label.
+        strong: Strong views of the training part, which training batches then have in addition.
+
+    Attributes:
+        strong: The same batches in the strong views alone, or None.
 
     Raises:
         ConfigurationError: `batch_size` is no multiple of `world_size`, exceeds the training part,
@@ -62,6 +69,7 @@ class Batches:
         labelled_share: float | None = None,
         loader_wait_s: float = math.inf,
         balanced: bool = False,
+        strong: Views | None = None,
     ) -> None:
         assert 0 <= rank < world_size and views.count == len(dataset.train)
         _require_batch(len(dataset.train), batch_size, world_size)
@@ -82,6 +90,10 @@ class Batches:
         assert not balanced or self.all_labelled
         self.balanced = balanced
         self._running: weakref.WeakSet[Generator[Inputs, None, None]] = weakref.WeakSet()
+        self.strong: Batches | None = None
+        if strong is not None:
+            self.strong = copy.copy(self)  # shares the images, and is closed together
+            self.strong.views = strong
 
     @property
     def on_device(self) -> bool:
@@ -104,7 +116,8 @@ class Batches:
         """Return why decoded images cannot pass through shared memory, empty if they can."""
         if self.dataset.root is None:
             return ""
-        images = self.batch_size // self.world_size * (2 if self.views.mix != "none" else 1)
+        images_each = 2 if self.views.mix != "none" or self.strong else 1
+        images = self.batch_size // self.world_size * images_each
         return describe_shortage(images * math.prod(self.dataset.shape), self.loader.workers)
 
     def steps(self) -> int:
@@ -122,7 +135,7 @@ class Batches:
 
         The order is drawn from (seed, epoch) and is the same on all ranks. Each global batch is
         split into `world_size` contiguous parts. If labelled samples have a share, they and the
-        unlabelled ones are split separately.
+        unlabelled ones are split separately. Each sample is drawn once for both its views.
 
         Args:
             epoch: The epoch, from 0.
@@ -132,12 +145,12 @@ class Batches:
             part.reshape(self.steps(), self.world_size, -1)[:, self.rank]
             for part in self._draw_batches(epoch)
         ]
-        return self._pass(
-            "train",
-            np.concatenate(rank_parts, axis=1).ravel(),
-            self.batch_size // self.world_size,
-            view,
-        )
+        order = np.concatenate(rank_parts, axis=1).ravel()
+        size = self.batch_size // self.world_size
+        batches = self._pass("train", order, size, view)
+        if self.strong is None:
+            return batches
+        return _pair(batches, self.strong._pass("train", order, size, view))
 
     def drawn_last(self, epoch: int, count: int) -> NDArray[np.int64]:
         """Return the last `count` distinct samples that all ranks drew in an epoch, latest first.
@@ -279,7 +292,7 @@ class Batches:
 
     def _pass(
         self, part: Part, order: NDArray[np.int64], size: int, view: int | None
-    ) -> Iterator[Inputs]:
+    ) -> Generator[Inputs, None, None]:
         running = self._inputs(part, order, size, view)
         self._running.add(running)
         return running
@@ -293,6 +306,15 @@ class Batches:
         consumer.
         """
         yield from Pass(self.source, part, self.views, view, self.loader).inputs(order, size)
+
+
+def _pair(
+    batches: Generator[Inputs, None, None], strong: Generator[Inputs, None, None]
+) -> Iterator[Inputs]:
+    """Yield each batch together with its strong view; an early end closes both passes."""
+    with contextlib.closing(batches), contextlib.closing(strong):
+        for batch, strong_batch in zip(batches, strong, strict=True):
+            yield replace(batch, strong=strong_batch)
 
 
 def _require_batch(samples: int, batch_size: int, world_size: int) -> None:

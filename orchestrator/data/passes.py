@@ -31,12 +31,14 @@ class Inputs:
         inputs: (B, C, H, W) float32, normalised.
         labels: (B,) int64.
         mix: Labels of the partners and shares of the samples; None without blending.
+        strong: The same samples in a strong view; None unless the batches have strong views.
     """
 
     index: Tensor
     inputs: Tensor
     labels: Tensor
     mix: Mix | None = None
+    strong: "Inputs | None" = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from orchestrator.data._augmentation import (
     pad_and_crop,
 )
 from orchestrator.data._mixing import MIXES, Mixing, draw_mixing
-from orchestrator.data._streams import Stream, open_stream
+from orchestrator.data._streams import Stream, derive_seed, open_stream
 from orchestrator.data.dataset import Dataset
 from orchestrator.data.preprocessing import resolve_augmentation, shift_pixels
 from orchestrator.data.user_transforms import TRANSFORMS, transform_batch
@@ -85,6 +85,19 @@ class Views:
             data.transforms,
             tuple(round(255 * value) for value in dataset.mean),
         )
+
+    def strong(self, transforms: Mapping[str, Any]) -> "Views":
+        """Return strong views: independent crops and flips of this policy, and other transforms.
+
+        They have a seed of their own. Their identity therefore differs from that of these views,
+        and so does the cache of the teacher's outputs, even if the transforms are equal.
+
+        Args:
+            transforms: Transforms after crop and flip by name, as `Data.transforms` returns them.
+        """
+        assert self.mix == "none", "a blended image has no strong view"
+        seed = derive_seed(self.seed, Stream.STRONG_VIEW)
+        return Views(self.policy, seed, self.count, self.pad, transforms=transforms, fill=self.fill)
 
     @property
     def varies(self) -> bool:
