@@ -40,6 +40,11 @@ class DIST(Method):
         "code; several workers correlate the samples of the global batch, not of their part"
     )
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Return whether a relation has a weight."""
+        return self.settings.beta > 0 or self.settings.gamma > 0
+
     def forward(self, batch: Batch) -> Objective:
         """Return the objective; track cross entropy, and I and J without T^2 and weights."""
         chosen, hard = self.settings, batch.cross_entropy()

@@ -11,6 +11,7 @@ from methods.batch import Batch
 from methods.method import Knowledge, Method, Needs, Objective, Progress, Task
 from methods.settings import Temperature
 from methods.standardization import StandardizationSettings
+from methods.warmup import WarmUp
 
 
 class DKDSettings(StandardizationSettings):
@@ -46,7 +47,6 @@ class DKD(Method):
 
     Settings = DKDSettings
     settings: DKDSettings
-    ramp: Tensor
     needs = Needs(teacher=True, labels=True)
     provenance = (
         "Zhao, Cui, Song, Qiu & Liang, CVPR 2022 (arXiv 2203.08679); paper, and the released code "
@@ -56,12 +56,11 @@ class DKD(Method):
 
     def __init__(self, settings: DKDSettings) -> None:
         super().__init__(settings)
-        # a tensor: a compiled step would be compiled again for each number
-        self.register_buffer("ramp", torch.ones((), dtype=torch.float64), persistent=False)
+        self.warmup = WarmUp(settings.warmup)
 
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """Set the warm-up of the first epoch."""
-        self.ramp.fill_(self._ramp_in(1, task.epochs))
+        self.warmup.start(1, task.epochs)
 
     def forward(self, batch: Batch) -> Objective:
         """Return the objective; track cross entropy, and T^2 TCKD and T^2 NCKD without weights."""
@@ -75,7 +74,7 @@ class DKD(Method):
 
         hard = batch.cross_entropy()
         target, others = chosen.temperature**2 * batch.mean_over_labels(decouple)
-        soft = self.ramp * (chosen.alpha * target + chosen.beta * others)
+        soft = self.warmup.factor * (chosen.alpha * target + chosen.beta * others)
         terms = {"cross_entropy": hard, "target": target, "non_target": others}
         return Objective(
             hard + soft.to(hard.dtype), {name: value.detach() for name, value in terms.items()}
@@ -83,10 +82,4 @@ class DKD(Method):
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
         """Advance the warm-up; return the factor of the teacher's terms in the finished epoch."""
-        self.ramp.fill_(self._ramp_in(progress.epoch + 1, progress.epochs))
-        return {"warmup": self._ramp_in(progress.epoch, progress.epochs)}
-
-    def _ramp_in(self, epoch: int, epochs: int) -> float:
-        """Return the warm-up r in an epoch, the first of which is 1."""
-        length = self.settings.warmup * epochs
-        return min(epoch / length, 1.0) if length else 1.0
+        return {"warmup": self.warmup.end_epoch(progress.epoch, progress.epochs)}

@@ -65,8 +65,13 @@ class FeatureMethod(Method):
         raise NotImplementedError
 
     @property
-    def beta(self) -> float:
-        """Return the weight of the feature term in this epoch."""
+    def learns_from_teacher(self) -> bool:
+        """Return whether the logits are used: F does not train the last layer."""
+        return self.settings.alpha > 0
+
+    @property
+    def beta(self) -> float | Tensor:
+        """Return the weight of the feature term in this epoch, a number or a tensor ()."""
         return self.settings.beta
 
     def forward(self, batch: Batch) -> Objective:
@@ -77,7 +82,7 @@ class FeatureMethod(Method):
         chosen, hard, features = self.settings, batch.cross_entropy(), self.feature_term(batch)
         terms = {"cross_entropy": hard.detach(), "features": features.detach()}
         of_labels = 1 - chosen.alpha if chosen.form == "convex" else 1.0
-        loss = of_labels * hard + self.beta * features
+        loss = of_labels * hard + (self.beta * features).to(hard.dtype)
         if chosen.alpha > 0:
             soft = self._logit_term(batch)
             loss, terms["distillation"] = loss + chosen.alpha * soft, soft.detach()

@@ -164,6 +164,14 @@ class Method(nn.Module):
             task: Size of the learning task.
         """
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Return whether a term of the teacher trains all layers of the student.
+
+        A method whose settings can set the weight of that term to 0 overrides this.
+        """
+        return self.needs.teacher
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return the groups of the method's own parameters; each parameter is in one group."""
         return [ParameterGroup(list(self.parameters()))]

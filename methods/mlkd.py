@@ -51,6 +51,12 @@ class MLKD(Method):
         "2403.01427)"
     )
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Return whether a level has a weight."""
+        chosen = self.settings
+        return max(chosen.instance, chosen.batch_level, chosen.class_level) > 0
+
     def forward(self, batch: Batch) -> Objective:
         """Return the objective; track its four terms without their weights."""
         chosen, hard = self.settings, batch.cross_entropy()

@@ -12,6 +12,7 @@ from methods.feature_distillation import FeatureMethod, FeatureSettings
 from methods.feature_maps import FeatureStages, MapShape, pair_stages
 from methods.method import Knowledge, Needs, ParameterGroup, Progress, Task
 from methods.settings import override
+from methods.warmup import WarmUp
 
 LARGEST_WIDTH = 512  # channels within a fusion
 LEVELS = (4, 2, 1)  # sides of the averaged maps
@@ -30,8 +31,9 @@ class ReviewKDSettings(FeatureSettings):
     )
     warmup: float = Field(
         20 / 240,
-        description="Share of the epochs in which the weight of the feature term rises from 0 to "
-        "beta, linearly from epoch to epoch.",
+        description="Share of the epochs over which the weight of the feature term grows "
+        "linearly from 0 to beta: in epoch e of E it is beta (e - 1) / (warmup E). Less than one "
+        "epoch: no warm-up.",
         ge=0,
         le=1,
     )
@@ -81,19 +83,17 @@ class ReviewKD(FeatureMethod):
             Fusion(own.channels, width, target, fuses=level < last)
             for level, (own, target) in enumerate(zip(student, teacher, strict=True))
         )
-        self.warmup_epochs = self.settings.warmup * task.epochs
-        self.epoch = 0  # finished epochs
+        self.warmup = WarmUp(self.settings.warmup, delay=1)
+        self.warmup.start(1, task.epochs)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Return one group with the recipe's weight decay, as in the released code."""
         return [ParameterGroup(list(self.parameters()), decayed=True)]
 
     @property
-    def beta(self) -> float:
-        """Return the weight of the feature term in this epoch."""
-        if self.epoch >= self.warmup_epochs:
-            return self.settings.beta
-        return self.settings.beta * self.epoch / self.warmup_epochs
+    def beta(self) -> Tensor:
+        """Return the weight of the feature term in this epoch, () float64."""
+        return self.settings.beta * self.warmup.factor
 
     def feature_term(self, batch: Batch) -> Tensor:
         """Return the sum over the levels, ()."""
@@ -109,9 +109,9 @@ class ReviewKD(FeatureMethod):
         return torch.stack(losses).sum()
 
     def end_epoch(self, progress: Progress) -> dict[str, float | Tensor]:
-        """Advance the warm-up, and return the weight of the feature term in the next epoch."""
-        self.epoch = progress.epoch
-        return {"beta": self.beta}
+        """Advance the warm-up; return the weight of the feature term in the finished epoch."""
+        factor = self.warmup.end_epoch(progress.epoch, progress.epochs)
+        return {"beta": self.settings.beta * factor}
 
 
 class Fusion(nn.Module):

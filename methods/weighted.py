@@ -61,6 +61,11 @@ class AlphaWeightedMethod(Method):
         """Return the soft term of a batch."""
         raise NotImplementedError
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Return whether the soft term has a weight."""
+        return super().learns_from_teacher and self.settings.alpha > 0
+
     def prepare(self, knowledge: Callable[[], Knowledge] | None, task: Task) -> None:
         """Prepare alpha for the task."""
         self.alpha.prepare(task)
@@ -144,6 +149,13 @@ class TwoFormMethod(AlphaWeightedMethod):
     """
 
     settings: TwoFormSettings
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Return whether the soft term has a weight in the selected form."""
+        if self.settings.form == "convex":
+            return super().learns_from_teacher
+        return self.needs.teacher and self.settings.beta > 0
 
     def weigh(self, batch: Batch, hard: Tensor, soft: Soft) -> Objective:
         """Return the objective in the selected form."""

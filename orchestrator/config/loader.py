@@ -19,7 +19,7 @@ from orchestrator.config.schema import Configuration
 from orchestrator.config.search_schema import RANGE_KEYS, is_number, join_keys
 from orchestrator.config.yielding import (
     Origin,
-    drop_single_teacher,
+    drop_other_teachers,
     keep_schedules,
     require_milestones,
     require_searched_method,
@@ -63,7 +63,7 @@ def load(
     for key, value in named.items():
         _put(values, key.split("."), value, f"{key}={value}")
         origin.typed.add(key)
-    changed = drop_single_teacher(values, origin) | keep_schedules(values, origin)
+    changed = drop_other_teachers(values, origin) | keep_schedules(values, origin)
     configuration = complete_networks(build(values))
     configuration = with_yielding_values(configuration, origin, changed)
     require_milestones(configuration)

@@ -335,12 +335,16 @@ class Configuration(Section):
     @classmethod
     def _read_teachers(cls, values: Any) -> Any:
         """Read a list of one teacher as `teacher`; several replace the default teacher."""
-        if not isinstance(values, dict) or not values.get("teachers"):
+        if not isinstance(values, dict):
             return values
+        if not values.get("teachers"):
+            none = "teachers" in values and values["teachers"] is None
+            return {**values, "teachers": ()} if none else values
         teachers = values["teachers"]
         if values.get("teacher") is not None:
             message = (
-                "teacher and teachers are both given: set teacher to null, or add it to teachers"
+                "teacher and teachers are both given: set teacher or teachers to null, or add "
+                "the teacher to teachers"
             )
             raise FieldError(message).with_details("teachers", teachers, "without teacher")
         if isinstance(teachers, list | tuple) and len(teachers) == 1:
@@ -352,7 +356,10 @@ class Configuration(Section):
         check_teachers(self.teachers)
         number, given = len(self.teachers), self.ensemble
         if not number and given != Ensemble():
-            message = "ensemble is given for fewer than two teachers: name them in teachers"
+            message = (
+                "ensemble is given for fewer than two teachers: name them in teachers, or set "
+                "ensemble to {}"
+            )
             raise FieldError(message).with_details("ensemble", given.model_dump(), None)
         if given.fixed is not None and len(given.fixed) != number:
             message = (

@@ -4,10 +4,12 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from orchestrator.config.schema import Teacher
 from orchestrator.core.errors import UserError
 
 SINGLE = "teacher"
-KEY = re.compile(rf"\b{SINGLE}\.(?=[a-z])")
+# not a part of a path, such as data/teacher.pt
+KEY = re.compile(rf"(?<![\w./\\-]){SINGLE}\.(?=(?:{'|'.join(Teacher.model_fields)})\b)")
 
 
 @contextlib.contextmanager

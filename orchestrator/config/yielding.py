@@ -85,23 +85,33 @@ def keep_schedules(values: dict[str, Any], origin: Origin) -> dict[str, str]:
     return messages
 
 
-def drop_single_teacher(values: dict[str, Any], origin: Origin) -> dict[str, str]:
-    """Remove, in place, a `teacher` of lower precedence than `teachers`.
+def drop_other_teachers(values: dict[str, Any], origin: Origin) -> dict[str, str]:
+    """Remove, in place, that of `teacher` and `teachers` which has lower precedence.
+
+    `teachers` yields only to a teacher whose network is given, with the weights in `ensemble`.
 
     Args:
         values: The plain values of the configuration.
         origin: The origin of the values.
 
     Returns:
-        A sentence by key if it was removed.
+        A sentence by key if one was removed.
     """
     if not values.get("teacher") or not values.get("teachers"):
         return {}
-    if not origin.yields("teacher", "teachers"):
+    if origin.yields("teacher", "teachers"):
+        values["teacher"] = None
+        source = origin.describe_source("teacher")
+        return {"teacher": f"teacher = null (not the one {source}), because teachers is given"}
+    if not origin.yields("teachers", "teacher.network"):
         return {}
-    values["teacher"] = None
-    source = origin.describe_source("teacher")
-    return {"teacher": f"teacher = null (not the one {source}), because teachers is given"}
+    dropped = [key for key in ("teachers", "ensemble") if origin.yields(key, "teacher.network")]
+    changes = {}
+    for key in dropped:
+        if values.pop(key, None):
+            source = origin.describe_source(key)
+            changes[key] = f"{key} = null (not the one {source}), because teacher is given"
+    return changes
 
 
 def _shorter_warmup(before: Any, epochs: float, planned: float) -> float | None:

@@ -58,6 +58,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "parameters": ("", "number of parameters of the student; the sum for several students"),
     "pair/agreement": ("share", "validation samples for which all students predict the same class"),
     "method/peer_weight": ("", "weight of the peer term"),
+    "method/beta": ("", "ReviewKD: weight of the feature term in the epoch"),
     "method/warmup": ("share", "DKD: warm-up, the factor of the teacher's terms"),
     "method/retrieved_right": ("share", "retrieved samples with the requested label"),
     "method/target_entropy": (

@@ -112,3 +112,17 @@ def test_teachers_of_the_command_line_replace_the_teacher_of_the_file(tmp_path: 
     assert str(file) in loaded.yielded["teacher"]
     with refused("teachers"):  # a key of the teacher has the same precedence
         load(file, [several, "teacher.seed=2"])
+
+
+def test_a_teacher_of_the_command_line_replaces_the_teachers_of_the_file(tmp_path: Path) -> None:
+    several = "teachers: [{network: {name: mlp}}, {network: {name: cnn}}]\n"
+    file = written(tmp_path, "two.yaml", f"{several}ensemble: {{weights: entropy}}\n")
+    loaded = load(file, ["teacher.network.name=cnn"])
+    assert loaded.teacher is not None and loaded.teacher.network.name == "cnn"
+    assert not loaded.teachers and {"teachers", "ensemble"} <= set(loaded.yielded)
+    single = load(file, ["teachers=null", "ensemble={}"])
+    assert list(single.named_teachers) == ["teacher"]
+    with refused("teachers"):  # it may be meant for one of the teachers
+        load(file, ["teacher.seed=2"])
+    with refused("teachers"):
+        load(file, ["teacher.network.name=cnn", "teachers.0.seed=2"])

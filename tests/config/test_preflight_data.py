@@ -158,3 +158,33 @@ def test_fully_labelled_data_are_used_by_every_method() -> None:
     with refused("training.batch_size", 64, (1, 63)):
         check_batches(load(None, ["method.name=cross_entropy"]), False, data_summary(train=63))
     plan.require_batches(load(None, []), 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "learns"),
+    [
+        ("name: kd, alpha: 0.5", True),
+        ("name: kd, alpha: 0", False),
+        ("name: kd, form: additive, alpha: 0, beta: 1", True),
+        ("name: kd, form: additive, alpha: 0.5, beta: 0", False),
+        ("name: dist", True),
+        ("name: dist, beta: 0, gamma: 0", False),
+        ("name: mlkd, instance: 0, batch_level: 0", True),
+        ("name: mlkd, instance: 0, batch_level: 0, class_level: 0", False),
+        ("name: review_kd, alpha: 0", False),
+        ("name: review_kd, alpha: 0.5", True),
+        ("name: crd, alpha: 0", False),
+        ("name: dkd", False),
+    ],
+)
+def test_without_labels_a_term_of_the_teacher_is_required(settings: str, learns: bool) -> None:
+    given = load(None, [f"method={{{settings}}}", "teacher.network.weights=w.safetensors"])
+    with nullcontext() if learns else refused("method.name", given.method.name):
+        check_batches(given, False, data_summary(train=400, labelled=0))
+
+
+def test_without_labels_every_teacher_needs_weights() -> None:
+    teachers = "teachers=[{network: {name: mlp, weights: w}}, {network: {name: cnn}}]"
+    given = load(None, ["method.name=kd", teachers])
+    with refused("teachers.1.network.weights", None):
+        check_batches(given, False, data_summary(train=400, labelled=0))

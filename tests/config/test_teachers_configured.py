@@ -203,3 +203,12 @@ def test_an_error_names_the_teacher() -> None:
     with refused("a.lock", 1, error=PreflightError) as refusal, naming_teacher("teachers.1"):
         raise PreflightError("locked").with_details("a.lock", 1)
     assert "teachers.1" in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["/data/teacher.pt", "/x/teacher.safetensors", "x/teacher.seed"])
+def test_an_error_keeps_the_name_of_a_file(path: str) -> None:
+    with refused("teachers.1.network.weights") as refusal, naming_teacher("teachers.1"):
+        raise ConfigurationError(f"teacher.network.weights = {path}: no").with_details(
+            "teacher.network.weights", path
+        )
+    assert str(refusal.value) == f"teachers.1.network.weights = {path}: no"

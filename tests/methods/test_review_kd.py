@@ -164,13 +164,14 @@ def test_teacher_has_no_gradient_and_the_student_has() -> None:
 def test_weight_rises_linearly_over_the_warm_up() -> None:
     method, weights = prepared(epochs=8, beta=6.0, warmup=0.5), []
     for epoch in range(1, 8):
-        weights.append(method.beta)
-        assert method.end_epoch(Progress(epoch, 8, {})) == {"beta": method.beta}
+        weights.append(float(method.beta))
+        assert method.end_epoch(Progress(epoch, 8, {})) == {"beta": weights[-1]}
     assert weights == [0.0, 1.5, 3.0, 4.5, 6.0, 6.0, 6.0]
     assert prepared(beta=6.0, warmup=0.0).beta == 6.0
+    assert prepared(epochs=1, beta=6.0).beta == 6.0, "a warm-up of less than one epoch"
     published = prepared(epochs=240)
     published.end_epoch(Progress(19, 240, {}))
-    assert published.beta == pytest.approx(5 * 19 / 20)
+    assert float(published.beta) == pytest.approx(5 * 19 / 20)
     published.end_epoch(Progress(20, 240, {}))
     assert published.beta == 5
 

@@ -85,7 +85,7 @@ def check_batches(configuration: Configuration, searching: bool, summary: DataSu
 
 def _require_teacher_alone(configuration: Configuration, searching: bool) -> None:
     """Raise ConfigurationError unless students can learn from a given teacher without labels."""
-    data, teacher = configuration.data, configuration.teacher
+    data = configuration.data
     ignored = {"label_noise": (data.label_noise, 0.0), "class_weights": (data.class_weights, None)}
     for key, (value, default) in ignored.items():
         if value != default:
@@ -101,15 +101,15 @@ def _require_teacher_alone(configuration: Configuration, searching: bool) -> Non
                     f"has one: choose a method that learns from a teacher alone, such as kd with "
                     f"alpha = 1, or keep some labels"
                 ).with_details("method.name", name, "a method that learns from a teacher alone")
-    if teacher and not teacher.network.weights:
-        raise ConfigurationError(
-            "teacher.network.weights = null fits the teacher on labels, but no training sample has "
-            "one: give the weights of a trained teacher"
-        ).with_details("teacher.network.weights", None, "the weights of a trained teacher")
+    for key, teacher in configuration.named_teachers.items():
+        if not teacher.network.weights:
+            raise ConfigurationError(
+                f"{key}.network.weights = null fits the teacher on labels, but no training sample "
+                f"has one: give the weights of a trained teacher"
+            ).with_details(f"{key}.network.weights", None, "the weights of a trained teacher")
 
 
 def _learns_without_labels(method: Method) -> bool:
     """Return whether a teacher's term remains, without retrieval by labels and their weights."""
     by_labels = method.needs.labels or isinstance(method, WeightsSamples | UsesMemoryBank)
-    has_weight = getattr(method.settings, "alpha", 1.0) > 0  # else the head learns nothing
-    return method.needs.teacher and not by_labels and has_weight
+    return method.learns_from_teacher and not by_labels

@@ -31,7 +31,8 @@ def check_several_teachers(configuration: Configuration, searching: bool) -> Non
                 working = ", ".join(_list_working_methods(epochs))
                 raise ConfigurationError(
                     f"method {quote(name)} {need}, and the run has {len(configuration.teachers)} "
-                    f"teachers: give one teacher, or choose one of {working}"
+                    f"teachers: set teachers to null and give one as teacher, or choose one of "
+                    f"{working}"
                 ).with_details("method.name", name, working)
 
 
