@@ -91,7 +91,7 @@ class CRD(FeatureMethod):
             )
         self.student_map = nn.Linear(task.student_features, chosen.width)
         self.teacher_map = nn.Linear(task.teacher_features, chosen.width)
-        # the expected length of an entry is 1
+        # the expected squared length of an entry is 1
         bound = math.sqrt(3 / chosen.width)
         banks = torch.empty(2, task.samples, chosen.width).uniform_(-bound, bound)
         self.register_buffer("banks", banks)

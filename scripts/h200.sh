@@ -3,7 +3,7 @@
 #
 #     bash scripts/h200.sh [--device cpu]
 #
-# Runs the tests that need a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one),
+# Runs tests of what differs on a GPU, then benchmarks/pairs.py (steps of four pairs, and epochs of one),
 # benchmarks/fused.py and a case of benchmarks/small.py on it. Every part has a time limit of its
 # own, so that a hang does not lose the rest. The output of each part goes to a file in $OUT, if
 # that is set, and to the terminal.
@@ -15,8 +15,12 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
 device=cuda
-if [ "${1:-}" = "--device" ]; then
-  device=${2:?give cuda or cpu}
+if [ $# -gt 0 ]; then
+  device=${2:-}
+  if [ "$1" != "--device" ] || [ $# -ne 2 ] || [[ ! "$device" =~ ^(cuda|cpu)$ ]]; then
+    echo "$0 takes --device cuda or --device cpu" >&2
+    exit 2
+  fi
 fi
 out=${OUT:-$(mktemp -d)}
 mkdir -p "$out"
@@ -59,8 +63,8 @@ for name in ('pydantic', 'yaml', 'safetensors', 'timm', 'lightning', 'ray', 'opt
 
 tests=(tests/training/test_clock.py tests/training/test_compiled_step.py
   tests/data/test_data_resident.py tests/data/test_data_views.py tests/data/test_transforms.py)
-steps=() small=(--rounds 2) fused=(--check-students 2,8 --steps 15 --rounds 2)
-published=(--variants step --seconds 40)
+steps=() small=(--rounds 2) fused=(--check-students 2,8,16 --check-steps 1 --steps 15 --rounds 2)
+published=(--variants step --seconds 30)
 [ -n "${CIFAR100:-}" ] && published+=(--data "$CIFAR100")
 if [ "$device" = cpu ]; then
   tests=(tests/training/test_clock.py)
@@ -71,10 +75,10 @@ if [ "$device" = cpu ]; then
     --check-steps 2)
 fi
 part tests 80 "$PYTHON" -m pytest -q -rs -p no:cacheprovider "${tests[@]}"
-part pairs 150 "$PYTHON" benchmarks/pairs.py --device "$device" "${steps[@]}" --json
+part pairs 125 "$PYTHON" benchmarks/pairs.py --device "$device" "${steps[@]}" --json
 part fused 100 "$PYTHON" benchmarks/fused.py --device "$device" "${fused[@]}" --json
 part small 40 "$PYTHON" benchmarks/small.py --device "$device" "${small[@]}" --cases digits-mlp --json
-part published 80 "$PYTHON" benchmarks/pairs.py --device "$device" "${published[@]}" --json
+part published 65 "$PYTHON" benchmarks/pairs.py --device "$device" "${published[@]}" --json
 
 printf '\nresults: %s, failed parts: %s\n' "$out" "$failed"
 exit "$failed"
