@@ -33,7 +33,13 @@ from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.store.study_file import JOURNAL, copy_study
 from orchestrator.sweep.comparison import page
-from orchestrator.sweep.comparison.design import DEFAULT_SEEDS, DEFAULT_STUDIES, Design, read_design
+from orchestrator.sweep.comparison.design import (
+    ALL,
+    DEFAULT_SEEDS,
+    DEFAULT_STUDIES,
+    Design,
+    read_design,
+)
 from orchestrator.sweep.comparison.lifecycle import (
     create_comparison,
     resolve_comparison,
@@ -346,6 +352,8 @@ def _reopen_comparison(store: Store, name: str, request: Design) -> ComparisonRe
     comparison = ComparisonRecord.open(store, name)
     require_code(comparison.code, f"resume = {name!r}", comparison.configuration)
     for key, value in request._asdict().items():
+        if key == "methods" and value == (ALL,):
+            continue
         recorded = getattr(comparison, key)
         if value != recorded:
             raise ConfigurationError(

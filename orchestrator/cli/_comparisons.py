@@ -14,8 +14,8 @@ from orchestrator.core.privacy import sanitize
 from orchestrator.core.program import program_name
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store, write_text
-from orchestrator.sweep.comparison.progress import RUNNING, Progress, read_progress
-from orchestrator.sweep.comparison.record import Comparison
+from orchestrator.sweep.comparison.progress import ENDED, RUNNING, Progress, read_progress
+from orchestrator.sweep.comparison.record import Comparison, describe_choice
 
 PERIOD_S = 2.0
 
@@ -35,8 +35,7 @@ def show_comparison(store: Store, comparison: Comparison, as_json: bool, console
         table.add_row(part.sweep, purpose, part.state, *counts)
     console.print(table)
     for name, choice in progress.chosen.items():
-        text = choice.get("message") or f"trial {choice['trial']} at {choice['value']:.4f}"
-        print_line(console, sanitize(f"{name}: {text}"))
+        print_line(console, sanitize(f"{name}: {describe_choice(choice)}"))
     if progress.state == "interrupted":
         print_line(console, f"resume: {resume_command(store, comparison.name)}")
     elif progress.state == "finished":
@@ -96,6 +95,7 @@ def write_comparison(
         PreflightError: The target cannot be written.
     """
     from orchestrator.sweep.comparison import page
+    from orchestrator.sweep.comparison._inference_cost import measure_inference
     from orchestrator.sweep.comparison.lifecycle import write_result
     from orchestrator.sweep.comparison.result import describe_unfinished, open_seed_sweeps, result
 
@@ -105,6 +105,9 @@ def write_comparison(
             f"{comparison.name!r} has no training over seeds that has ended: see "
             f"`{program_name()} status {comparison.name}{store.option}`"
         ).with_details("name", comparison.name, "a comparison with trainings over seeds")
+    if read_progress(store, comparison).state in ENDED:
+        with comparison.hold():
+            measure_inference(store, comparison)  # an earlier version did not
     outcome = result(store, comparison, describe_unfinished(comparison, sweeps))
     if to is None:
         reason = write_result(store, comparison, outcome)

@@ -22,7 +22,14 @@ from orchestrator.data.datasets import find
 from orchestrator.extensions.loading import load_code
 from orchestrator.store.remote import check_uri, is_uri
 from orchestrator.store.store import NAME
-from orchestrator.sweep.comparison.design import Design, base, read_design
+from orchestrator.sweep.comparison.design import (
+    ALL,
+    Design,
+    base,
+    read_design,
+    require_searched_trials,
+)
+from orchestrator.sweep.comparison.formats import require_format
 from orchestrator.sweep.comparison.lifecycle import default_comparison_name
 from orchestrator.sweep.preflight.configuration import check_search, check_train, require_copies
 from orchestrator.sweep.runs import default_name
@@ -37,7 +44,7 @@ LOCAL_OPTIONS = {  # options that concern this machine
 ANY_RESUME = ("resume", "store", "set_", "debug", "code", "plugin")
 RESUME_OPTIONS = {
     "sweep": {*ANY_RESUME, "config", "trials", "time_budget"},
-    "compare": {*ANY_RESUME, "json"},
+    "compare": {*ANY_RESUME, "format_", "json"},
 }
 DEFAULT = "configs/digits.yaml"
 EXTERNAL_FOLDER = "submitted"  # folder in the package for files from outside the project
@@ -82,6 +89,8 @@ def create_submission(
             raise ConfigurationError(sentence).with_details(
                 f"--{option}", given[option], "left out"
             )
+    if given.get("format_"):
+        require_format(given["format_"])
     store = _check_store_location(str(options["store"]) if "store" in given else None)
     run = options.get("resume")
     files = options.get("code") or ()
@@ -197,10 +206,16 @@ def _load_and_check(command: str, options: dict[str, Any], config: Path) -> Conf
     request = (
         read_design(*(options[key] for key in Design._fields)) if command == "compare" else None
     )
-    changes |= {"search.methods": list(request.methods)} if request else {}
+    if request and request.methods != (ALL,):
+        changes["search.methods"] = list(request.methods)
     configuration = load(config, list(options["set_"] or ()), changes, seed=options.get("seed"))
     find(configuration.data)
     if request:
+        require_searched_trials(configuration, options["trials"])
+    if request and request.methods == (ALL,):
+        # the methods are selected on the cluster, which may have the data
+        base(configuration, (configuration.method.name,), request.seeds, request.studies)
+    elif request:
         configuration = base(configuration, request.methods, request.seeds, request.studies)
         check_search(configuration)
     elif command == "sweep":

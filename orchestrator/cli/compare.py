@@ -20,7 +20,7 @@ from orchestrator.extensions.record import require_code
 from orchestrator.reporting.terminal.lines import print_line
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import page
-from orchestrator.sweep.comparison.design import ALL, Design, read_design
+from orchestrator.sweep.comparison.design import ALL, Design, read_design, require_searched_trials
 from orchestrator.sweep.comparison.formats import FORMATS, require_format
 from orchestrator.sweep.comparison.lifecycle import (
     create_comparison,
@@ -84,12 +84,7 @@ def compare(
             | ({} if trials is None else {"search.trials": trials})
         )
         configuration, opened = load(config or default, pairs, options), Store.open(store)
-        if trials is not None and configuration.search.configurations:
-            raise ConfigurationError(
-                f"--trials {trials} has no effect with search.configurations, which lists the "
-                f"settings of each method: leave out --trials, or add --set "
-                f"search.configurations=[] to search"
-            ).with_details("--trials", trials, "left out")
+        require_searched_trials(configuration, trials)
         request = select_methods(opened, configuration, request, _print_note)
         comparison = _create_comparison(opened, request, configuration, name, dry_run)
         if comparison is None:

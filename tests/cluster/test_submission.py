@@ -95,6 +95,10 @@ def test_the_command_line_of_a_comparison() -> None:
     }
     resumed = made("compare", "--resume", "mine", "--store", "/s", "--json")
     assert resumed.entrypoint == "python run.py compare --store /s --resume mine --json"
+    resumed = made("compare", "--resume", "mine", "--store", "/s", "--format", "latex")
+    assert resumed.entrypoint.endswith("--resume mine --format latex")
+    every = made("compare", "--methods", "all", "--store", "/s")
+    assert "--methods all" in every.entrypoint
 
 
 def test_a_configuration_outside_the_project_is_packaged(
@@ -133,6 +137,17 @@ COMMANDS = ("sweep", "compare", "train", "teacher")
         (
             ["compare", "--resume", "mine", "--trials", "3", "--store", "/s"],
             *("--resume", "mine", "without --trials", ""),
+        ),
+        (
+            ["compare", "--methods", "kd,ttm", "--format", "tex", "--store", "/s"],
+            *("--format", "tex", ANY, ""),
+        ),
+        (
+            [
+                *("compare", "--methods", "all", "--trials", "5", "--store", "/s"),
+                *("--config", "cifar100/vgg13-vgg8"),
+            ],
+            *("--trials", 5, "left out", ""),
         ),
         (["sweep"], "--store", None, f"{SHARED}, or a URI", ""),
         (["sweep", "--store", "runs"], "--store", "runs", f"{SHARED}, or a URI", ""),

@@ -10,12 +10,14 @@ from typer.testing import CliRunner
 
 import run
 from methods import METHODS
+from orchestrator.cli._comparisons import show_comparison, write_comparison
 from orchestrator.config.loader import load
 from orchestrator.config.search_space import list_initial_points
 from orchestrator.config.trial import METHOD
 from orchestrator.core.errors import ConfigurationError
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design, page, running
+from orchestrator.sweep.comparison.progress import read_progress
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import result
 from orchestrator.sweep.comparison.runnable import select_runnable
@@ -150,3 +152,43 @@ def test_the_first_point_of_every_method_can_be_listed(method: str) -> None:
     check_search(common)
     (point,) = list_initial_points(common)
     assert point[METHOD] == method
+
+
+def test_the_state_of_listed_settings_counts_no_search(tmp_path: Path) -> None:
+    store, console = Store.open(tmp_path), Console(record=True, width=200)
+    comparison = Comparison.create(store, "mine", design.base(load(None, [*SMALL]), CHOSEN, 2), 2)
+    comparison.runs[0].choose({"kd": {"settings": {"alpha": 0.25}}})
+    progress = read_progress(store, comparison)
+    assert [part.sweep for part in progress.parts] == ["mine-seeds"] and progress.trials == 4
+    assert comparison.sweeps == ("mine-seeds",)
+    show_comparison(store, comparison, False, console)
+    assert "kd: listed settings: alpha=0.25" in console.export_text()
+
+
+def test_a_range_of_one_method_leaves_the_others_in(tmp_path: Path) -> None:
+    loaded = load(None, ["search.space={kd.temperature: [1, 6]}", "search.trials=2"])
+    runnable, left_out = select_runnable(Store.open(tmp_path), loaded, ("kd", "ttm", "dml"))
+    assert runnable == ("kd", "ttm") and list(left_out) == ["dml"]
+
+
+def test_a_teacher_without_an_evaluation_is_evaluated_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last sweep may have ended in an earlier process, which did not evaluate the teacher."""
+    here, store = Here(), Store.open(tmp_path / "store")
+    monkeypatch.setattr(running, "run_sweep", here.conduct)
+    monkeypatch.setattr(running, "flush_tracking", lambda *_: None)
+    monkeypatch.setattr(running, "evaluate_on_test", lambda *_: {"accuracy": 0.5})
+    monkeypatch.setattr(
+        running, "open_dispatcher", lambda *given: contextlib.nullcontext(SHARED_GROUPS)
+    )
+    common = design.base(load(None, [*SMALL]), CHOSEN, 1)
+    prepared = prepare_run(store, common, "sweep", local_processes=0).configuration
+    comparison = Comparison.create(store, "mine", prepared, 1)
+    running.run_comparison(store, comparison, QUIET)
+    comparison.teacher, comparison.inference = {}, {}
+    comparison.save()
+    write_comparison(store, Comparison.open(store, "mine"), tmp_path / "tables.md", QUIET)
+    assert set(Comparison.open(store, "mine").inference) == {*CHOSEN, "teacher"}
+    running.run_comparison(store, Comparison.open(store, "mine"), QUIET)
+    assert Comparison.open(store, "mine").teacher == {"accuracy": 0.5}

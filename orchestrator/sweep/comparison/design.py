@@ -105,6 +105,16 @@ def require_margin(margin: float) -> None:
         ).with_details("--margin", margin, (0, LARGEST_MARGIN))
 
 
+def require_searched_trials(configuration: Configuration, trials: int | None) -> None:
+    """Raise ConfigurationError if trials are given and the configuration searches nothing."""
+    if trials is not None and configuration.search.configurations:
+        raise ConfigurationError(
+            f"--trials {trials} has no effect with search.configurations, which lists the "
+            f"settings of each method: leave out --trials, or add --set "
+            f"search.configurations=[] to search"
+        ).with_details("--trials", trials, "left out")
+
+
 def base(
     configuration: Configuration, methods: Sequence[str], seeds: int, studies: int = 1
 ) -> Configuration:

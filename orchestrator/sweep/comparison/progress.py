@@ -102,7 +102,7 @@ def read_progress(store: Store, comparison: Comparison) -> Progress:
     parts = tuple(
         _read_part(store, study, purpose, names)
         for study in comparison.runs
-        for purpose in (*comparison.methods, OVER_SEEDS)
+        for purpose in (*comparison.searched, OVER_SEEDS)
     )
     last = [part.state for part in parts if part.purpose == OVER_SEEDS]
     if any(study.chosen and not study.settings for study in comparison.runs) and not alive:

@@ -44,6 +44,17 @@ class Chosen(TypedDict, total=False):
     message: str
 
 
+def describe_choice(choice: Chosen) -> str:
+    """Return a choice as one line; listed settings have no trial."""
+    if "message" in choice:
+        return choice["message"]
+    settings = ", ".join(f"{name}={value}" for name, value in choice["settings"].items())
+    if "trial" not in choice:
+        return f"listed settings: {settings or 'none'}"
+    found = f"trial {choice['trial']} at {choice['value']:.4f} on validation"
+    return f"{found}, with {settings or 'the given settings'}"
+
+
 @dataclass(frozen=True)
 class InferenceCost:
     """Inference cost of a network.
@@ -164,6 +175,11 @@ class Comparison(ComparisonRecord):
         return self.configuration.search.methods
 
     @property
+    def searched(self) -> tuple[str, ...]:
+        """Return the methods with a search; none if the configuration lists the settings."""
+        return () if self.configuration.search.configurations else self.methods
+
+    @property
     def runs(self) -> tuple["StudyRun", ...]:
         """Return the studies, in the order in which they run."""
         return tuple(StudyRun(self, number) for number in range(1, self.studies + 1))
@@ -247,7 +263,7 @@ class StudyRun:
     @property
     def sweeps(self) -> tuple[str, ...]:
         """Return the names of the sweeps, in the order in which they run."""
-        return (*map(self.search, self.comparison.methods), self.over_seeds)
+        return (*map(self.search, self.comparison.searched), self.over_seeds)
 
     def search(self, method: str) -> str:
         """Return the name of the search of a method."""

@@ -45,18 +45,23 @@ def select_runnable(
     data = configuration.data
     summary = describe(data, store.root, data.seed)
     left_out: dict[str, str] = {}
+    common = design.base(configuration, methods, 1)  # its ranges may belong to any method
     for method in methods:
         try:
-            common = design.base(configuration, (method,), 1)
-            check_search(common)
-            check_feature_maps(common, True, len(summary.classes), summary.shape)
+            alone = (
+                design.base(configuration, (method,), 1)
+                if configuration.search.configurations
+                else design.search_of(common, method)
+            )
+            check_search(alone)
+            check_feature_maps(alone, True, len(summary.classes), summary.shape)
         except (ConfigurationError, FieldError) as error:
             left_out[method] = str(error)
     runnable = tuple(method for method in methods if method not in left_out)
     if len(runnable) < 2:
         reasons = "; ".join(f"{method}: {reason}" for method, reason in left_out.items())
         raise ConfigurationError(
-            f"--methods all: only {len(runnable)} methods can be compared with this "
-            f"configuration: {reasons}"
+            f"--methods all: only {len(runnable)} method{'s' * (len(runnable) != 1)} can be "
+            f"compared with this configuration: {reasons}"
         ).with_details("--methods", "all", "two or more methods")
     return runnable, left_out

@@ -21,7 +21,7 @@ from orchestrator.sweep.changed_configuration import require_same
 from orchestrator.sweep.comparison._inference_cost import measure_inference
 from orchestrator.sweep.comparison._listed import listed_settings
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
-from orchestrator.sweep.comparison.record import Chosen, Comparison, StudyRun
+from orchestrator.sweep.comparison.record import Chosen, Comparison, StudyRun, describe_choice
 from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
 from orchestrator.sweep.events import Events
 from orchestrator.sweep.preflight.configuration import check_search
@@ -59,6 +59,7 @@ def run_comparison(store: Store, comparison: Comparison, console: Console) -> li
             for note in filter(None, (note_of(common, method) for method in comparison.methods)):
                 print_line(console, note)
         seed_sweeps = [_run_study(runner, study) for study in comparison.runs]
+        runner.evaluate_teacher_once(seed_sweeps[-1])
         measure_inference(store, comparison)
         return seed_sweeps
 
@@ -219,6 +220,19 @@ class _ComparisonRunner:
         )
         comparison.save()
 
+    def evaluate_teacher_once(self, sweep: Sweep) -> None:
+        """Evaluate the teacher if an earlier process had ended before it did.
+
+        Args:
+            sweep: The last sweep, whose display shows the progress.
+        """
+        if self.comparison.teacher or not self.comparison.configuration.teacher:
+            return
+        with Display(sweep, self.console) as display:
+            self.current = sweep, display
+            self.shared_groups = self.shared_groups or self._start_groups(display)
+            self._evaluate_teacher()
+
     def _create_sweep(self, name: str, configuration: Configuration) -> Sweep:
         check_search(configuration)
         current = describe_sweep(configuration, "sweep", self.prepared.data)
@@ -302,13 +316,4 @@ def _summarize_sweep(sweep: Sweep) -> str:
 
 def _print_choices(study: StudyRun, console: Console) -> None:
     for method, choice in study.chosen.items():
-        settings_text = (
-            ", ".join(f"{name}={value}" for name, value in choice.get("settings", {}).items())
-            or "the given settings"
-        )
-        text = (
-            choice.get("message")
-            or f"trial {choice['trial']} at {choice['value']:.4f} on validation, with "
-            f"{settings_text}"
-        )
-        print_line(console, f"{method}: {text}")
+        print_line(console, f"{method}: {describe_choice(choice)}")
