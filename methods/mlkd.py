@@ -46,9 +46,9 @@ class MLKD(Method):
         "Jin, Wang & Lin, CVPR 2023; the three levels and the temperatures are those of the "
         "released code. It trains on a weak and a strong view of each image with two passes of "
         "both networks. It adds the cross entropies of both views, halves the three levels of the "
-        "weak view, and uses the strong view for the divergences at 3, 4 and 5 alone. Here all terms are of one "
-        "view, so this is not the published protocol. `standardize`: Sun et al., CVPR 2024 (arXiv "
-        "2403.01427)"
+        "weak view, and uses the strong view for the divergences at 3, 4 and 5 alone. Here all "
+        "terms are of one view, so this is not the published protocol. `standardize`: Sun et al., "
+        "CVPR 2024 (arXiv 2403.01427)"
     )
 
     @property

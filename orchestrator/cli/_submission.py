@@ -308,14 +308,16 @@ def _packed_name(config: Path, root: Path) -> str:
 
 
 def _pack_extended(config: Path, packed: str) -> dict[str, Path]:
-    """Return the file that a configuration extends, by its name in the package.
+    """Return the files that a configuration extends, by their names in the package.
 
-    An example, which the package contains, is left out.
+    Examples, which the package contains, are left out.
     """
-    extended, folder = find_extended(config), config.resolve().parent
-    if extended is None or not extended.is_relative_to(folder):
-        return {}
-    return {(Path(packed).parent / extended.relative_to(folder)).as_posix(): extended}
+    folder = config.resolve().parent
+    return {
+        (Path(packed).parent / extended.relative_to(folder)).as_posix(): extended
+        for extended in find_extended(config)
+        if extended.is_relative_to(folder)
+    }
 
 
 def _require_name(name: str | None, option: str) -> None:

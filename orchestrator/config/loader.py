@@ -76,10 +76,9 @@ def plain_values(file: Path) -> tuple[Configuration, dict[str, Any]]:
     return load(file, []), _read(file)
 
 
-def find_extended(file: Path) -> Path | None:
-    """Return the file that a YAML file extends; None if it extends none."""
-    name = _parse(file, "--config").get(EXTENDS)
-    return None if name is None else _extended_file(file, name)
+def find_extended(file: Path) -> list[Path]:
+    """Return the files that a YAML file extends, directly and through another one."""
+    return [path for path, _ in _read_chain(file)[1:]]
 
 
 def override(values: dict[str, Any], pairs: list[str]) -> None:
@@ -115,22 +114,36 @@ def _read(file: Path) -> dict[str, Any]:
     """Return the values of a YAML file, over those of the file that its key `extends` names.
 
     A section is merged key by key, unless its `name` differs; any other value replaces that of the
-    extended file, which may not extend another one. `teacher` and `teachers` replace each other.
+    extended file, which may extend another one. `teacher` and `teachers` replace each other.
     """
-    values = _parse(file, "--config")
-    name = values.pop(EXTENDS, None)
-    if name is None:
-        return values
-    extended = _parse(_extended_file(file, name), EXTENDS)
-    if EXTENDS in extended:
-        raise ConfigurationError(
-            f"{EXTENDS} = {quote(name)} in {file} names a file that extends another one: extend "
-            f"only one file"
-        ).with_details(EXTENDS, name, f"a file without {EXTENDS}")
-    for key, other in (("teacher", "teachers"), ("teachers", "teacher")):
-        if values.get(key) and other not in values:
-            extended.pop(other, None)
-    return _merge(extended, values)
+    *changes, (_, values) = _read_chain(file)
+    for _, changed in reversed(changes):
+        for key, other in (("teacher", "teachers"), ("teachers", "teacher")):
+            if changed.get(key) and other not in changed:
+                values.pop(other, None)
+        values = _merge(values, changed)
+    return values
+
+
+def _read_chain(file: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return a file and those that it extends, each with its own values.
+
+    Raises:
+        ConfigurationError: A file cannot be read, or extends itself through others.
+    """
+    values, visited = _parse(file, "--config"), {file.resolve()}
+    chain = [(file, values)]
+    while (name := values.pop(EXTENDS, None)) is not None:
+        extended = _extended_file(file, name)
+        if extended.resolve() in visited:
+            raise ConfigurationError(
+                f"{EXTENDS} = {quote(name)} in {file} leads back to that file: extend a file that "
+                f"does not extend it"
+            ).with_details(EXTENDS, name, "a file that does not extend this one")
+        visited.add(extended.resolve())
+        file, values = extended, _parse(extended, EXTENDS)
+        chain.append((file, values))
+    return chain
 
 
 def _extended_file(file: Path, name: Any) -> Path:

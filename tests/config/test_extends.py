@@ -38,7 +38,7 @@ def test_a_file_changes_the_values_of_the_extended_one(tmp_path: Path) -> None:
     assert (loaded.student.name, loaded.student.settings) == ("cnn", {"width": 4})
     assert set(loaded.search.space) == {"kd.temperature", "kd.alpha"} and not loaded.search.points
     assert "extends" not in loaded.plain() and "extends" not in plain_values(file)[1]
-    assert find_extended(file) == tmp_path / "base.yaml"
+    assert find_extended(file) == [tmp_path / "base.yaml"]
 
 
 def test_settings_belong_to_the_name_in_their_file(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_value_replaces_a_section(tmp_path: Path, value: str) -> None:
 
 def test_an_example_is_found_by_its_name(tmp_path: Path) -> None:
     file = written(tmp_path, "own.yaml", "extends: digits\nproject: mine\n")
-    assert find_extended(file) == FOLDER / "digits.yaml"
+    assert find_extended(file) == [FOLDER / "digits.yaml"]
     assert load(file, []).student == load(FOLDER / "digits.yaml", []).student
 
 
@@ -84,12 +84,26 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         load(file, [])
 
 
-def test_a_missing_file_and_a_second_level_are_refused(tmp_path: Path) -> None:
+def test_a_file_may_extend_one_that_extends_another(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "own.yaml",
+        "extends: cifar100/vgg13-vgg8\ntraining: {epochs: 60, milestones: [9]}\n",
+    )
+    pair = FOLDER / "cifar100" / "vgg13-vgg8.yaml"
+    loaded, published = load(file, []), load(pair, [])
+    assert find_extended(file) == [pair, FOLDER / "cifar100" / "recipe.yaml"]
+    assert (loaded.training.epochs, loaded.training.milestones) == (60, (9,))
+    assert loaded.training.weight_decay == published.training.weight_decay == 5e-4
+    assert loaded.student == published.student and loaded.data == published.data
+
+
+def test_a_missing_file_and_a_cycle_are_refused(tmp_path: Path) -> None:
     file = written(tmp_path, "own.yaml", "extends: none.yaml\n")
     with refused("extends", ANY, ANY):
         load(file, [])
     written(tmp_path, "none.yaml", "extends: own.yaml\n")  # a cycle
-    with refused("extends", "none.yaml", "a file without extends"):
+    with refused("extends", "own.yaml", "a file that does not extend this one"):
         load(file, [])
 
 

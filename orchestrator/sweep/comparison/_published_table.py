@@ -122,7 +122,11 @@ SOURCES: dict[str, Source] = {
     "dist": TTM,
     "dkd": MDISTILLER,
     "review_kd": REVIEWKD,
-    "mlkd": LSKD._replace(views=TWO_VIEWS, protocol=f"{RECIPE}; two passes of both networks"),
+    "mlkd": LSKD._replace(
+        views=TWO_VIEWS,
+        protocol="SGD 0.025 (other rates for pairs of different families), batch 64, x 0.1 after "
+        "150, 180, 210; two passes of both networks",
+    ),
     "kd+standardize": LSKD,
     "dkd+standardize": LSKD,
     "ttm": TTM,

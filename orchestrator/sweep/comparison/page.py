@@ -322,6 +322,8 @@ def _describe_tests(result: Result) -> list[str]:
         if studies
         else "intervals hold for the settings that were found: another search may find others "
         "(--studies repeats it)"
+        if result.trials
+        else "intervals hold for the listed settings"
     )
     return [
         tests,
