@@ -63,6 +63,12 @@ def compare(
     """Compare methods: equal search budgets, then each method's best settings on paired seeds."""
     with run_command(debug):
         from orchestrator.cli.compare import compare as run
+        from orchestrator.core.errors import ConfigurationError
+
+        if json and format_ not in (None, "json"):
+            raise ConfigurationError(
+                f"--json and --format {format_} are both given: give one of them"
+            ).with_details("--format", format_, (None, "json"))
 
         sys.exit(
             run(

@@ -1,5 +1,7 @@
 """Find out whether a name is that of a sweep or of a comparison."""
 
+import contextlib
+
 from orchestrator.core.errors import ConfigurationError, suggest_name
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison.record import Comparison, list_comparisons
@@ -33,3 +35,12 @@ def require_sweep(store: Store, name: str, command: str) -> None:
         raise ConfigurationError(
             f"{name!r} is a comparison, and `{command}` needs one sweep: {known}"
         ).with_details("name", name, sweeps)
+
+
+def find_owner(store: Store, sweep: str) -> str | None:
+    """Return the name of the comparison that a sweep belongs to, or None."""
+    for name in list_comparisons(store):
+        with contextlib.suppress(ConfigurationError):  # a damaged record
+            if sweep in Comparison.open(store, name).sweeps:
+                return name
+    return None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orchestrator.cli._comparisons import resume_command
 from orchestrator.cli._jobs import print_line, print_resume_command
-from orchestrator.cli._names import find_comparison
+from orchestrator.cli._names import find_comparison, find_owner
 from orchestrator.cluster.jobs import Cluster
 from orchestrator.core import errors
 from orchestrator.core.errors import ConfigurationError
@@ -37,9 +37,10 @@ def stop_run(name: str, store: Path | str, address: str | None) -> int:
     was_running = stop_driver(folder)
     print_line(f"{name}: " + ("stopped" if was_running else "no process runs it"))
     if was_running:
+        owner = name if comparison else find_owner(opened, name)
         again = (
-            resume_command(opened, name)
-            if comparison
+            resume_command(opened, owner)
+            if owner
             else f"{program_name()} sweep --resume {name}{opened.option}"
         )
         print_line(f"  resume: {again}")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import run
 from orchestrator.cli._comparisons import write_comparison
-from orchestrator.cli._names import find_comparison
+from orchestrator.cli._names import find_comparison, find_owner
 from orchestrator.cli.watch import watch
 from orchestrator.config.loader import load
 from orchestrator.store.records import Sweep, Trial
@@ -203,6 +203,12 @@ def test_stop_ends_the_driver_of_a_comparison(
     assert code == 0 and "stopped" in text and "compare --resume mine" in text
     code, text = call(comparison, "stop", "mine", "--address", "127.0.0.1:1")
     assert code == 2 and "--store" in text
+
+
+def test_the_owner_of_a_sweep_is_its_comparison(comparison: Comparison) -> None:
+    opened = Store.existing(comparison.folder.parents[1])
+    assert find_owner(opened, comparison.sweeps[0]) == "mine"
+    assert find_owner(opened, "another") is None
 
 
 def test_report_writes_the_tables(store: Store, here: Here, tmp_path: Path) -> None:  # noqa: F811

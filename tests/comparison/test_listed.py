@@ -112,6 +112,12 @@ def test_an_unknown_format_is_refused_before_anything_starts(tmp_path: Path) -> 
     assert not (tmp_path / "comparisons").exists()
 
 
+def test_two_formats_are_refused(tmp_path: Path) -> None:
+    arguments = ("--methods", "kd,ttm", "--store", str(tmp_path), "--json", "--format", "csv")
+    code, text = call(*arguments)
+    assert code == 2 and "--json and --format csv are both given" in text
+
+
 def test_studies_of_listed_settings_are_refused() -> None:
     with refused("--studies", 2, (1, 1)):
         design.base(load(None, [*SMALL]), CHOSEN, 2, 2)

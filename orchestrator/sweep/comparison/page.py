@@ -180,7 +180,7 @@ def markdown(result: Result) -> str:
     ]
     parts = [
         f"# {result.name}: {', '.join(row.method for row in result.rows)}",
-        "\n".join(f"- {line}" for line in list_conclusions(result)),
+        "\n".join(f"- {' '.join(line.split())}" for line in list_conclusions(result)),
         _markdown_table(*quality(result)),
         _markdown_table(*published(result)) if published(result)[1] else "",
         _markdown_table(*costs(result)),
@@ -403,5 +403,11 @@ def _format_value(value: object) -> str:
 
 def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
-        "| " + " | ".join(row) + " |" for row in (titles, ["---"] * len(titles), *rows)
+        "| " + " | ".join(map(_markdown_cell, row)) + " |"
+        for row in (titles, ["---"] * len(titles), *rows)
     )
+
+
+def _markdown_cell(text: str) -> str:
+    """Return text that stays in its cell: in one line, and without column separators."""
+    return " ".join(text.split()).replace("|", "\\|")
