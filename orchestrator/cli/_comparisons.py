@@ -95,7 +95,7 @@ def write_comparison(
         PreflightError: The target cannot be written.
     """
     from orchestrator.sweep.comparison import page
-    from orchestrator.sweep.comparison._inference_cost import measure_inference
+    from orchestrator.sweep.comparison.inference_cost import measure_inference
     from orchestrator.sweep.comparison.lifecycle import write_result
     from orchestrator.sweep.comparison.result import describe_unfinished, open_seed_sweeps, result
 

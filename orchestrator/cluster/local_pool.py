@@ -32,6 +32,7 @@ from orchestrator.config.resources import local_resources
 from orchestrator.config.schema import Resources
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
+from orchestrator.core.child_process import child_search_path
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.reports import EpochRecord, Report, TrialFailure
 from orchestrator.core.signals import defer_signals
@@ -69,7 +70,7 @@ class _Process:
         threads = max(int(local_resources()["CPU"]) // processes, 1)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **allocator()}
         # also for functions that are sent by their names
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment["PYTHONPATH"] = child_search_path()
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", WORKER, str(other_end.fileno()), str(index)],
             env=environment,

@@ -58,6 +58,14 @@ class Failure:
         return cls(error)
 
 
+def child_search_path() -> str:
+    """Return `PYTHONPATH` for a child process: the search path of this one.
+
+    Entries that are no text, which Python ignores, are left out.
+    """
+    return os.pathsep.join(path or os.getcwd() for path in sys.path if isinstance(path, str))
+
+
 def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable[[str], None]) -> T:
     """Return the result of a function that a child process calls.
 
@@ -71,10 +79,9 @@ def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable
         PreflightError: The child has ended without a result.
     """
     connection, other_end = Pipe()
-    search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", CHILD, str(other_end.fileno()), *sys.argv[:1]],
-        env=os.environ | {"PYTHONPATH": search_path},
+        env=os.environ | {"PYTHONPATH": child_search_path()},
         pass_fds=[other_end.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
@@ -86,11 +93,13 @@ def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable
         while isinstance(message := connection.recv(), Note):
             note(message.text)
     except (EOFError, ConnectionError) as error:
+        connection.close()
         code = process.wait()
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        advice = "free memory" if code < 0 else "see its messages above"
         raise PreflightError(
-            f"the process that checks the run has ended without a result ({reason}): see the "
-            f"messages above, free memory, and start it again"
+            f"the process that checks the run has ended without a result ({reason}): {advice}, "
+            f"and start the command again"
         ).with_details("checks", reason, "a result") from error
     finally:
         _end(process, connection)

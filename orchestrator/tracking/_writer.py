@@ -17,12 +17,13 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from pickle import PicklingError
 from typing import Protocol
 
 import cloudpickle
 
 from orchestrator.cluster.descendants import exempt
+from orchestrator.core.child_process import child_search_path
+from orchestrator.core.errors import short_reason
 from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
 from orchestrator.extensions.shipping import pack_code
@@ -71,7 +72,7 @@ class WriterProcess:
         self.connection, other_end = Pipe()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `wait`
         environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment["PYTHONPATH"] = child_search_path()
         arguments = [str(other_end.fileno()), str(os.getpid())]
         with other_end:
             self.process = subprocess.Popen(
@@ -125,7 +126,7 @@ def make_writer(
     code, objects = pack_code(), b""
     if code.objects:
         # without them the student of a notebook's class is not registered
-        with contextlib.suppress(PicklingError, TypeError, AttributeError):
+        with contextlib.suppress(Exception):  # pickling runs code of the user
             objects = cloudpickle.dumps(code.objects)
     setup = Setup(
         root=str(store.root),
@@ -269,8 +270,8 @@ class Writer:
                 return
             try:
                 reason = self._supervise(start_process())
-            except OSError as error:
-                reason = str(error)
+            except Exception as error:  # a callback may raise any error; it must not end the writes
+                reason = short_reason(error)
             if not reason or self.given_up.is_set():
                 return
         self.notify_pending(

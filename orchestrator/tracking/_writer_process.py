@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.core.errors import ConfigurationError, short_reason
+from orchestrator.core.privacy import keep_private
 from orchestrator.extensions.shipping import Shipment, unpack_code
 from orchestrator.store.record_file import DamagedRecordError
 from orchestrator.store.records import SWEEP, TRIAL, TRIAL_FILE, Sweep
@@ -36,6 +37,8 @@ def main() -> None:
 
     The arguments are the descriptor of the pipe to the driver, and the driver's process id.
     """
+    keep_private()
+    sys.breakpointhook = lambda *_, **__: None  # this process has no terminal
     for number in (signal.SIGINT, signal.SIGTERM):  # the driver ends this process
         signal.signal(number, signal.SIG_IGN)
     connection, driver = Connection(int(sys.argv[1])), int(sys.argv[2])
@@ -102,7 +105,7 @@ def build_sender(setup: Setup, objects: Any, report: Callable[[Message], None]) 
     from orchestrator.tracking._runs import Runs
     from orchestrator.tracking.model_registry import import_compiler
 
-    sys.argv[:1] = [setup.program]
+    sys.argv[:] = [setup.program]
     folder = Path(setup.folder)
     record, _ = SWEEP.parse(setup.record.encode(), folder)
     store, sweep = Store(Path(setup.root), setup.store_uri), Sweep(**vars(record), folder=folder)

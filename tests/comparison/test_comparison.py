@@ -28,7 +28,7 @@ from orchestrator.data.prepare import prepare
 from orchestrator.store.environment import ENVIRONMENT, ENVIRONMENT_FILE
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store, read_json
-from orchestrator.sweep.comparison import _inference_cost, design, page, running
+from orchestrator.sweep.comparison import design, inference_cost, page, running
 from orchestrator.sweep.comparison.record import Comparison
 from orchestrator.sweep.comparison.result import Result, result
 from orchestrator.sweep.preflight.preflight import prepare_run
@@ -236,7 +236,7 @@ def test_inference_cost_is_measured_once(
     assert sorted(costs) == ["cross_entropy", "kd", "teacher"]
     assert costs["kd"] == costs["cross_entropy"]
     assert costs["teacher"].parameters > costs["kd"].parameters
-    monkeypatch.setattr(_inference_cost, "inference_cost", None)  # a second measurement would fail
+    monkeypatch.setattr(inference_cost, "inference_cost", None)  # a second measurement would fail
     again = Comparison.open(store, "mine")
     running.run_comparison(store, again, QUIET)
     assert result(store, again).rows[1].student == costs["kd"]

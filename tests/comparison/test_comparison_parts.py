@@ -17,7 +17,7 @@ from orchestrator.config.search_space import list_initial_points
 from orchestrator.store.records import Sweep, Trial
 from orchestrator.store.store import Store
 from orchestrator.sweep.comparison import design
-from orchestrator.sweep.comparison._inference_cost import inference_cost
+from orchestrator.sweep.comparison.inference_cost import inference_cost
 from orchestrator.sweep.comparison.record import FILE, Comparison
 from orchestrator.sweep.comparison.result import cost
 from orchestrator.sweep.preflight.configuration import check_search

@@ -166,6 +166,8 @@ def test_order_of_a_blended_batch_does_not_matter(name: str, prepare: Any, make_
         peers=None if peers is None else (lambda: peers),
         weights=None if batch.weights is None else batch.weights[order],
         mix=Mix(batch.mix.labels[order], batch.mix.share[order]),
+        student_maps={name: each[order] for name, each in batch.student_maps.items()},
+        teacher_maps={name: each[order] for name, each in batch.teacher_maps.items()},
     )
     torch.testing.assert_close(prepare(name)(moved).loss, method(batch).loss)
 

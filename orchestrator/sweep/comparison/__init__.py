@@ -3,6 +3,7 @@
 __all__ = [
     "design",
     "formats",
+    "inference_cost",
     "lifecycle",
     "page",
     "progress",

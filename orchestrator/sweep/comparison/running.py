@@ -18,9 +18,9 @@ from orchestrator.store.records import Sweep
 from orchestrator.store.store import Store
 from orchestrator.sweep._backends import SharedGroups, open_dispatcher
 from orchestrator.sweep.changed_configuration import require_same
-from orchestrator.sweep.comparison._inference_cost import measure_inference
 from orchestrator.sweep.comparison._listed import listed_settings
 from orchestrator.sweep.comparison.design import note_of, plan_runs_over_seeds, search_of
+from orchestrator.sweep.comparison.inference_cost import measure_inference
 from orchestrator.sweep.comparison.record import Chosen, Comparison, StudyRun, describe_choice
 from orchestrator.sweep.driver import explain_data, flush_tracking, repair_records, run_sweep
 from orchestrator.sweep.events import Events
