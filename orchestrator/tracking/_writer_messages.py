@@ -61,7 +61,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failing:
-    """Whether the last write failed, sent when this changes."""
+    """Notice that writes have begun to fail, or no longer fail."""
 
     do: Literal["failing"] = "failing"
     failing: bool

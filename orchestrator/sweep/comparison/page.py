@@ -284,7 +284,7 @@ def _count_units(result: Result) -> str:
 def _describe_seeds(result: Result) -> str:
     """Return how the seeds of the searches and of the trainings are chosen."""
     search = (
-        f"for each method a search of {result.trials} trials on the validation part, then its best "
+        f"for each method a search of {result.trials} trial{'s' * (result.trials != 1)} on the validation part, then its best "
         f"settings"
     )
     reason = "equal seeds give the same initial weights, batches and views"
@@ -394,7 +394,11 @@ def _format_published(published: Published, method: str) -> str:
 
 
 def _format_cost(seconds: float | None, cost: Cost) -> str:
-    return f"{seconds:,.1f} ({cost.trials} trials)" if seconds is not None else NONE
+    return (
+        f"{seconds:,.1f} ({cost.trials} trial{'s' * (cost.trials != 1)})"
+        if seconds is not None
+        else NONE
+    )
 
 
 def _format_value(value: object) -> str:
