@@ -284,8 +284,8 @@ def _count_units(result: Result) -> str:
 def _describe_seeds(result: Result) -> str:
     """Return how the seeds of the searches and of the trainings are chosen."""
     search = (
-        f"for each method a search of {result.trials} trial{'s' * (result.trials != 1)} on the validation part, then its best "
-        f"settings"
+        f"for each method a search of {result.trials} trial{'s' * (result.trials != 1)} on the "
+        f"validation part, then its best settings"
     )
     reason = "equal seeds give the same initial weights, batches and views"
     if not result.trials:
