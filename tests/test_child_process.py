@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.core.child_process import call_in_child, child_search_path
+from orchestrator.core.child_process import call_in_child
 from orchestrator.core.errors import PreflightError, UserError
 from tests.child_functions import count, die, fail, refuse, wait
 from tests.refusal import refused
@@ -81,6 +81,8 @@ def test_the_child_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "cleaned up"
 
 
-def test_the_search_path_has_only_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", ["", Path("/of/a/notebook"), "/library"])
-    assert child_search_path() == os.pathsep.join([os.getcwd(), "/library"])
+def test_entries_of_the_search_path_that_are_no_text_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/of/a/notebook")])
+    assert call_in_child(partial(count, 1), lambda text: None)["pid"] != os.getpid()

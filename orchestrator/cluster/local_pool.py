@@ -6,12 +6,10 @@ A process ends when the pipe to it closes, and so with its run, even if that is 
 import math
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pickle import PicklingError
 from typing import Any, Literal
@@ -32,7 +30,7 @@ from orchestrator.config.resources import local_resources
 from orchestrator.config.schema import Resources
 from orchestrator.config.trial import TrialSpec
 from orchestrator.core.allocator import allocator
-from orchestrator.core.child_process import child_search_path
+from orchestrator.core.child_process import start_child
 from orchestrator.core.errors import ConfigurationError, PreflightError
 from orchestrator.core.reports import EpochRecord, Report, TrialFailure
 from orchestrator.core.signals import defer_signals
@@ -66,19 +64,9 @@ class _Process:
     def __init__(self, index: int, processes: int) -> None:
         self.index, self.trial, self.cause = index, "", ""
         self.state: Literal["starting", "ready", "ending"] = "starting"
-        self.connection, other_end = Pipe()
         threads = max(int(local_resources()["CPU"]) // processes, 1)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **allocator()}
-        # also for functions that are sent by their names
-        environment["PYTHONPATH"] = child_search_path()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", WORKER, str(other_end.fileno()), str(index)],
-            env=environment,
-            pass_fds=[other_end.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal reaches the run alone
-        )
-        other_end.close()
+        self.process, self.connection = start_child(WORKER, str(index), environment=environment)
         self.begin("startup")
 
     def begin(self, activity: str) -> None:

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -58,12 +58,32 @@ class Failure:
         return cls(error)
 
 
-def child_search_path() -> str:
-    """Return `PYTHONPATH` for a child process: the search path of this one.
+def start_child(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, **streams: Any
+) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a module of this program as a process; return it and this end of a pipe to it.
 
-    Entries that are no text, which Python ignores, are left out.
+    It has the search path of this process and no input.
+
+    Args:
+        module: The module; its first argument is the descriptor of its end of the pipe.
+        arguments: Further arguments.
+        environment: The environment; None for that of this process.
+        streams: The arguments `stdout` and `stderr` of `subprocess.Popen`.
     """
-    return os.pathsep.join(path or os.getcwd() for path in sys.path if isinstance(path, str))
+    connection, other_end = Pipe()
+    # Python ignores entries that are no text
+    paths = [path or os.getcwd() for path in sys.path if isinstance(path, str)]
+    with other_end:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(other_end.fileno()), *arguments],
+            env={**(environment or os.environ), "PYTHONPATH": os.pathsep.join(paths)},
+            pass_fds=[other_end.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
+            **streams,
+        )
+    return process, connection
 
 
 def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable[[str], None]) -> T:
@@ -78,15 +98,7 @@ def call_in_child(function: Callable[[Callable[[str], None]], T], note: Callable
         RuntimeError: The function has raised another error.
         PreflightError: The child has ended without a result.
     """
-    connection, other_end = Pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", CHILD, str(other_end.fileno()), *sys.argv[:1]],
-        env=os.environ | {"PYTHONPATH": child_search_path()},
-        pass_fds=[other_end.fileno()],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C in a terminal reaches this process alone
-    )
-    other_end.close()
+    process, connection = start_child(CHILD, *sys.argv[:1])
     try:
         with contextlib.suppress(OSError):  # it has ended: `recv` fails too
             connection.send(function)

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +21,7 @@ from typing import Protocol
 import cloudpickle
 
 from orchestrator.cluster.descendants import exempt
-from orchestrator.core.child_process import child_search_path
+from orchestrator.core.child_process import start_child
 from orchestrator.core.errors import short_reason
 from orchestrator.core.program import program_name
 from orchestrator.core.redact import redact
@@ -69,21 +68,10 @@ class WriterProcess:
     """Process that sends the writes; it ends at the latest with this one."""
 
     def __init__(self) -> None:
-        self.connection, other_end = Pipe()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `wait`
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = child_search_path()
-        arguments = [str(other_end.fileno()), str(os.getpid())]
-        with other_end:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, *arguments],
-                env=environment,
-                pass_fds=[other_end.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self.errors,
-                start_new_session=True,  # Ctrl-C in a terminal reaches the driver alone
-            )
+        self.process, self.connection = start_child(
+            MODULE, str(os.getpid()), stdout=subprocess.DEVNULL, stderr=self.errors
+        )
         exempt(self.process.pid)  # the end of Ray leaves it alone
 
     def kill(self) -> None:
